@@ -1,1 +1,10 @@
-//! (being built)
+//! The only `unsafe` of the house: system calls that neither rustix nor nix carries, one wrapper each.
+
+pub mod handle_at;
+pub mod mode;
+pub mod xattr_at;
+
+/// The calling thread's errno, right after a call that failed.
+fn last_errno() -> rustix::io::Errno {
+    rustix::io::Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(rustix::io::Errno::IO)
+}

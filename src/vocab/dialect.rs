@@ -1,0 +1,133 @@
+//! Every spelling of "not here" and "nothing from below" that container tools write into layers.
+//!
+//! Native is kernel overlayfs's own (Documentation/filesystems/overlayfs.rst): a whiteout is a character device 0:0, or,
+//! in a directory whose `opaque` is `x`, an empty file with the attribute `whiteout`. AUFS's is a file `.wh.NAME`, and
+//! `.wh..wh..opq` for an opaque directory.
+
+/// Where the union's own attributes live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefix {
+    /// `trusted.overlay.`: for the machine's root.
+    Trusted,
+    /// `user.overlay.`: for everybody else (the kernel's `userxattr`).
+    User,
+}
+
+/// `y`: nothing shows through from below. `x`: there may be attribute whiteouts inside.
+pub const OPAQUE: &str = "opaque";
+/// Where the layers below have what this directory (or the data of this metacopy) was made from.
+pub const REDIRECT: &str = "redirect";
+/// The object holds metadata only; its data is below.
+pub const METACOPY: &str = "metacopy";
+/// File handle of the lower object that was copied up.
+pub const ORIGIN: &str = "origin";
+/// The directory holds objects that were copied up: their inode numbers are not those on disk.
+pub const IMPURE: &str = "impure";
+/// On an empty file in a directory with `opaque` = `x`: a whiteout.
+pub const WHITEOUT: &str = "whiteout";
+/// Link count in the union of an object in the inode index, relative to the upper's own: `U+1`, `U-1`.
+pub const NLINK: &str = "nlink";
+/// Ours: the inode number the object had before it was copied up, 8 bytes little-endian.
+pub const INO: &str = "onlay.ino";
+
+/// Ownership and type as container tools store them where the file system can't.
+pub const STORED_STAT: &[u8] = b"user.containers.override_stat";
+/// fuse-overlayfs's own spelling of an opaque directory.
+pub const FUSE_OVERLAYFS_OPAQUE: &[u8] = b"user.fuseoverlayfs.opaque";
+
+/// Before the name of what an AUFS whiteout hides.
+pub const AUFS_PREFIX: &[u8] = b".wh.";
+/// The file that makes its directory opaque in AUFS.
+pub const AUFS_OPAQUE: &[u8] = b".wh..wh..opq";
+
+/// Put after the prefix once more for each level of nesting.
+const ESCAPE: &[u8] = b"overlay.";
+
+impl Prefix {
+    /// The bytes that every private attribute begins with.
+    pub fn as_bytes(self) -> &'static [u8] {
+        match self {
+            Self::Trusted => b"trusted.overlay.",
+            Self::User => b"user.overlay.",
+        }
+    }
+
+    /// The full name of the private attribute `name`.
+    pub fn attr(self, name: &str) -> Vec<u8> {
+        [self.as_bytes(), name.as_bytes()].concat()
+    }
+
+    /// The name under which a layer keeps what a program in the view calls `attr`: private names get one more
+    /// `overlay.`, so that a union inside the union keeps its own.
+    pub fn escape(self, attr: &[u8]) -> Vec<u8> {
+        match attr.strip_prefix(self.as_bytes()) {
+            Some(rest) => [self.as_bytes(), ESCAPE, rest].concat(),
+            None => attr.to_vec(),
+        }
+    }
+
+    /// What a program in the view calls the attribute `stored`; `None` for a private one.
+    pub fn unescape(self, stored: &[u8]) -> Option<Vec<u8>> {
+        match stored.strip_prefix(self.as_bytes()) {
+            None => Some(stored.to_vec()),
+            Some(rest) => rest.strip_prefix(ESCAPE).map(|rest| [self.as_bytes(), rest].concat()),
+        }
+    }
+}
+
+/// What a name means in a layer of the AUFS dialect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aufs<'a> {
+    /// An ordinary name.
+    Plain,
+    /// It hides this name in the layers below.
+    Hides(&'a [u8]),
+    /// It makes its directory opaque, or is AUFS's own: never shown.
+    Private,
+}
+
+/// Reads a name in the AUFS dialect.
+pub fn aufs(name: &[u8]) -> Aufs<'_> {
+    match name.strip_prefix(AUFS_PREFIX) {
+        None => Aufs::Plain,
+        Some(rest) if rest.is_empty() || rest.starts_with(AUFS_PREFIX) => Aufs::Private,
+        Some(rest) => Aufs::Hides(rest),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling() {
+        for (name, meaning) in [
+            (&b"a"[..], Aufs::Plain),
+            (b".wh.a", Aufs::Hides(b"a")),
+            (b".wh.", Aufs::Private),
+            (b".wh..wh..opq", Aufs::Private),
+            (b".wh..wh.plnk", Aufs::Private),
+            (b".wh", Aufs::Plain),
+            (b"x.wh.a", Aufs::Plain),
+        ] {
+            assert_eq!(aufs(name), meaning, "{}", String::from_utf8_lossy(name));
+        }
+        assert_eq!(Prefix::Trusted.attr(OPAQUE), b"trusted.overlay.opaque");
+        assert_eq!(Prefix::User.attr(INO), b"user.overlay.onlay.ino");
+    }
+
+    #[test]
+    fn nested_names_are_escaped_and_private_ones_hidden() {
+        for p in [Prefix::Trusted, Prefix::User] {
+            let inner = p.attr(OPAQUE);
+            let stored = p.escape(&inner);
+            assert_ne!(stored, inner);
+            assert_eq!(p.unescape(&stored).as_deref(), Some(&inner[..]));
+            assert_eq!(p.unescape(&inner), None);
+            let twice = p.escape(&stored);
+            assert_eq!(p.unescape(&twice), Some(stored));
+        }
+        assert_eq!(Prefix::User.escape(b"user.x"), b"user.x");
+        assert_eq!(Prefix::User.unescape(b"trusted.overlay.opaque").as_deref(), Some(&b"trusted.overlay.opaque"[..]));
+    }
+}
