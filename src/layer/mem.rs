@@ -1,0 +1,3 @@
+//! Stands in until the tree in memory is written.
+
+pub use super::disk::{Data, Object};
