@@ -1,0 +1,173 @@
+//! Metadata of an inode.
+
+use std::sync::Arc;
+
+use super::copy_up::Want;
+use super::node::{Below, Node};
+use super::{Attr, Overlay, SetAttr};
+use crate::layer::Handle;
+use crate::vocab::dialect::STORED_STAT;
+use crate::vocab::owner::StoredStat;
+use crate::vocab::{Access, Errno, Kind, Result, SetTime, Space, Stat};
+
+impl Overlay {
+    /// stat(2).
+    ///
+    /// # Errors
+    /// `ESTALE` for an unknown number, and what the layers answer.
+    pub fn getattr(&self, ino: u64) -> Result<Attr> {
+        self.node_attr(&self.node(ino)?)
+    }
+
+    pub(super) fn node_attr(&self, node: &Arc<Node>) -> Result<Attr> {
+        let below = {
+            let state = node.state.lock();
+            match (&state.upper, &state.below) {
+                (None, Below::Other { stat, .. }) => return Ok(self.attr_of_locked(node, *stat, state.nlink, false)),
+                (_, Below::Other { stat, .. }) => Some(*stat),
+                _ => None,
+            }
+        };
+        let mut stat = if node.has_upper() {
+            let stat = self.with_upper(node, |dir, name| self.upper_stat(dir, name))?;
+            match below {
+                Some(b) if node.state.lock().upper.as_ref().is_some_and(|u| u.metacopy) => {
+                    Stat { blocks: b.blocks, ..stat }
+                }
+                _ => stat,
+            }
+        } else {
+            let stored = node.lower_dirs().first().is_some_and(|d| self.layers[d.layer].stored_owners);
+            self.with_top(node, |dir, name| {
+                let marks = if stored { self.marks(dir, name)?.stored } else { None };
+                Ok(self.shown(dir.stat(name)?, marks.as_ref()))
+            })?
+        };
+        stat.kind = node.kind;
+        Ok(self.attr_of(node, stat))
+    }
+
+    /// The stat of an upper object as the view shows it, but for inode and link numbers.
+    pub(super) fn upper_stat(&self, dir: &Handle, name: &[u8]) -> Result<Stat> {
+        let stat = dir.stat(name)?;
+        let stored = if self.config.stored_owners { dir.getxattr(name, STORED_STAT)? } else { None };
+        Ok(self.shown(stat, stored.as_deref().and_then(StoredStat::parse).as_ref()))
+    }
+
+    /// The attributes of a node whose topmost object has this stat.
+    pub(super) fn attr_of(&self, node: &Node, stat: Stat) -> Attr {
+        let state = node.state.lock();
+        let merged = match &state.below {
+            Below::Dirs(dirs) => dirs.len() + usize::from(state.upper.is_some()) > 1,
+            _ => false,
+        };
+        self.attr_of_locked(node, stat, state.nlink, merged)
+    }
+
+    fn attr_of_locked(&self, node: &Node, mut stat: Stat, nlink: Option<u32>, merged: bool) -> Attr {
+        stat.ino = node.ino;
+        stat.nlink = match (merged, nlink) {
+            // As kernel overlayfs: nobody counts the subdirectories of all layers; find(1) knows what 1 means.
+            (true, _) => 1,
+            (false, Some(n)) => n,
+            (false, None) => stat.nlink,
+        };
+        Attr { ino: node.ino, stat }
+    }
+
+    /// chmod(2), chown(2), truncate(2) and utimensat(2) in one: metadata is copied up without the data.
+    ///
+    /// # Errors
+    /// `EROFS` without an upper; what the upper answers.
+    pub fn setattr(&self, ino: u64, set: &SetAttr) -> Result<Attr> {
+        let node = self.node(ino)?;
+        self.tree()?;
+        if let Some(size) = set.size {
+            self.truncate(&node, size)?;
+        }
+        let metadata = set.mode.is_some() || set.uid.is_some() || set.gid.is_some();
+        if metadata || set.atime != SetTime::Keep || set.mtime != SetTime::Keep {
+            self.copy_up(&node, Want::Metadata)?;
+            self.with_upper(&node, |dir, name| self.apply(dir, name, node.kind, set))?;
+            if let Some(mode) = set.mode
+                && mode & 0o6000 != 0
+            {
+                // Already opened files stay good; only the numbers changed.
+                log::trace!("mode {mode:o} set on inode {ino}");
+            }
+        }
+        self.node_attr(&node)
+    }
+
+    fn truncate(&self, node: &Arc<Node>, size: u64) -> Result<()> {
+        match node.kind {
+            Kind::File => {}
+            Kind::Dir => return Err(Errno::ISDIR),
+            _ => return Err(Errno::INVAL),
+        }
+        self.copy_up(node, Want::Data { upto: size })?;
+        self.data(node, Access::ReadWrite)?.truncate(size)
+    }
+
+    /// Sets what `set` says on an upper object, but for its size.
+    pub(super) fn apply(&self, dir: &Handle, name: &[u8], kind: Kind, set: &SetAttr) -> Result<()> {
+        if set.uid.is_some() || set.gid.is_some() || (self.config.stored_owners && set.mode.is_some()) {
+            self.own(dir, name, set.uid, set.gid, set.mode)?;
+        }
+        if let Some(mode) = set.mode
+            && kind != Kind::Symlink
+            && !self.config.stored_owners
+        {
+            dir.chmod(name, mode & 0o7777)?;
+        }
+        if set.atime != SetTime::Keep || set.mtime != SetTime::Keep {
+            dir.utimens(name, set.atime, set.mtime)?;
+        }
+        Ok(())
+    }
+
+    /// Gives an upper object to somebody, or remembers that it was given where the id map does not know them.
+    pub(super) fn own(
+        &self,
+        dir: &Handle,
+        name: &[u8],
+        uid: Option<u32>,
+        gid: Option<u32>,
+        mode: Option<u32>,
+    ) -> Result<()> {
+        if !self.config.stored_owners {
+            return dir.chown(name, uid, gid);
+        }
+        let on_disk = dir.stat(name)?;
+        let now = self.upper_stat(dir, name)?;
+        let wanted =
+            Stat { uid: uid.unwrap_or(now.uid), gid: gid.unwrap_or(now.gid), mode: mode.unwrap_or(now.mode), ..now };
+        if matches!(on_disk.kind, Kind::File | Kind::Dir) {
+            // The daemon itself must be able to work on it, whoever owns it in the view.
+            let least = if on_disk.kind == Kind::Dir { 0o700 } else { 0o600 };
+            dir.chmod(name, wanted.mode & 0o777 | least)?;
+            return dir.setxattr(name, STORED_STAT, &StoredStat::of(&wanted).format(), 0);
+        }
+        if (wanted.uid, wanted.gid) == (now.uid, now.gid) {
+            return match mode {
+                Some(m) if on_disk.kind != Kind::Symlink => dir.chmod(name, m & 0o7777),
+                _ => Ok(()),
+            };
+        }
+        // A link or a pipe takes no attribute of users; its owner is not remembered.
+        log::debug!("{}: the owner of this {:?} can't be kept", String::from_utf8_lossy(name), on_disk.kind);
+        Ok(())
+    }
+
+    /// statfs(2): of the upper, or of the top layer in a read-only view.
+    ///
+    /// # Errors
+    /// What the layer answers.
+    pub fn statfs(&self) -> Result<Space> {
+        match (&self.upper, self.layers.first()) {
+            (Some(upper), _) => upper.root.space(),
+            (None, Some(layer)) => self.lower_handle(&layer.root)?.space(),
+            (None, None) => Ok(Space::default()),
+        }
+    }
+}

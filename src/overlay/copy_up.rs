@@ -1,0 +1,372 @@
+//! Lower to upper: built in the work directory (data, then owner, attributes, mode and times), then published by one
+//! rename. What failed is removed again; nothing is half there.
+
+use std::sync::Arc;
+
+use super::Overlay;
+use super::node::{Below, Key, Link, Node, Upper, UpperAt};
+use crate::layer::{File, Handle, Rename};
+use crate::vocab::dialect::{self, STORED_STAT};
+use crate::vocab::{Access, Errno, Kind, Result, SetTime, Stat};
+
+const SEEK_DATA: i32 = 3;
+const SEEK_HOLE: i32 = 4;
+/// Copied in one go at most: a request that waits for a bigger copy can still be interrupted in between.
+const CHUNK: u64 = 64 << 20;
+const CAPABILITY: &[u8] = b"security.capability";
+const TRIES: u32 = 100;
+
+/// How much of an object must be in the upper.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    /// Everything but a file's data.
+    Metadata,
+    /// A file's first bytes as well; it is about to be cut there.
+    Data { upto: u64 },
+}
+
+impl Want {
+    /// A file with all its data.
+    pub(super) const ALL_DATA: Self = Self::Data { upto: u64::MAX };
+}
+
+/// A lower object on its way up.
+struct Source {
+    dir: Handle,
+    name: Box<[u8]>,
+    stat: Stat,
+}
+
+impl Overlay {
+    /// Sees to it that the upper has this much of a node.
+    ///
+    /// # Errors
+    /// `EROFS` without an upper; whatever goes wrong on the way, and then nothing has changed.
+    pub(super) fn copy_up(&self, node: &Arc<Node>, want: Want) -> Result<()> {
+        self.tree()?;
+        let done = |node: &Node| {
+            let state = node.state.lock();
+            state.upper.as_ref().is_some_and(|u| want == Want::Metadata || !u.metacopy)
+        };
+        if done(node) {
+            return Ok(());
+        }
+        let _one_at_a_time = node.copy_up.lock();
+        if done(node) {
+            return Ok(());
+        }
+        if node.is_dir() {
+            return self.copy_up_dir(node);
+        }
+        match want {
+            Want::Data { upto } if node.has_upper() => self.complete_data(node, upto),
+            _ => self.copy_up_other(node, want, true),
+        }
+    }
+
+    /// Puts a lower hard link into the index, so that its link count in the view is known, but under no name.
+    pub(super) fn copy_up_to_index(&self, node: &Arc<Node>) -> Result<()> {
+        let _one_at_a_time = node.copy_up.lock();
+        if node.has_upper() { Ok(()) } else { self.copy_up_other(node, Want::Metadata, false) }
+    }
+
+    /// Whether a node is a lower hard link that belongs in the index.
+    pub(super) fn wants_index(&self, node: &Node) -> bool {
+        let state = node.state.lock();
+        let linked = matches!(&state.below, Below::Other { stat, .. } if stat.nlink > 1);
+        linked && state.upper.is_none() && self.has_index() && self.can_mark(node.kind)
+    }
+
+    fn copy_up_dir(&self, node: &Arc<Node>) -> Result<()> {
+        let tree = self.tree()?;
+        let dirs = node.lower_dirs();
+        let lower = dirs.first().ok_or(Errno::NOENT)?;
+        let dir = self.lower_handle(lower)?;
+        let stored = if self.layers[lower.layer].stored_owners { self.marks(&dir, b"")?.stored } else { None };
+        let stat = self.shown(dir.stat(b"")?, stored.as_ref());
+        let source = Source { dir, name: Box::default(), stat };
+        let temp = self.temp_name();
+        tree.work.mkdir(&temp, 0o700)?;
+        let r = self
+            .dress(node, &source, &temp, false)
+            .and_then(|()| self.publish(node, &temp, |key| upper_object(key, UpperAt::Name, false)));
+        self.discard_unless(r, &temp, Kind::Dir)
+    }
+
+    fn copy_up_other(&self, node: &Arc<Node>, want: Want, publish: bool) -> Result<()> {
+        let tree = self.tree()?;
+        let below = node.state.lock().below.clone();
+        let Below::Other { pos, stat, .. } = below else { return Err(Errno::NOENT) };
+        let source = Source { dir: self.lower_handle(&pos.dir)?, name: pos.name, stat };
+        let metacopy = node.kind == Kind::File && want == Want::Metadata && stat.size > 0;
+        let temp = self.temp_name();
+        let index = if stat.nlink > 1 && self.has_index() && self.can_mark(node.kind) {
+            source.dir.file_handle(&source.name)?
+        } else {
+            None
+        };
+        let r = (|| {
+            self.build(node, &source, want, metacopy, &temp)?;
+            self.dress(node, &source, &temp, metacopy)?;
+            match index {
+                None => self.publish(node, &temp, |key| upper_object(key, UpperAt::Name, metacopy)),
+                Some(handle) => {
+                    let name = handle.index_name();
+                    let delta = format!("U{:+}", i64::from(stat.nlink) - 1);
+                    let attr = self.prefix.attr(dialect::NLINK);
+                    tree.work.setxattr(&temp, &attr, delta.as_bytes(), 0)?;
+                    let st = tree.work.stat(&temp)?;
+                    tree.work.rename(&temp, self.index()?, &name, Rename::NoReplace)?;
+                    let key = (st.dev, st.ino);
+                    self.adopt(node, upper_object(key, UpperAt::Index(name.into()), metacopy), Some(stat.nlink));
+                    Ok(())
+                }
+            }
+        })();
+        self.discard_unless(r, &temp, node.kind)?;
+        if publish { self.link_up(node) } else { Ok(()) }
+    }
+
+    /// Makes the object itself, with its data if wanted.
+    fn build(&self, node: &Node, source: &Source, want: Want, metacopy: bool, temp: &[u8]) -> Result<()> {
+        let work = &self.tree()?.work;
+        match node.kind {
+            Kind::Dir => work.mkdir(temp, 0o700),
+            Kind::File => {
+                let file = work.create(temp, 0o600)?;
+                match want {
+                    Want::Data { upto } if upto > 0 => {
+                        copy_data(&self.open_lower_data(node)?, &file, source.stat.size, upto)
+                    }
+                    _ if metacopy => file.truncate(source.stat.size),
+                    _ => Ok(()),
+                }
+            }
+            Kind::Symlink => work.symlink(&self.readlink_lower(source)?, temp),
+            kind => match work.mknod(temp, kind, 0o600, source.stat.rdev) {
+                // Its type goes into the attribute.
+                Err(Errno::PERM) if self.config.stored_owners => work.mknod(temp, Kind::File, 0o600, 0),
+                r => r,
+            },
+        }
+    }
+
+    fn readlink_lower(&self, source: &Source) -> Result<Vec<u8>> {
+        match source.dir.readlink(&source.name) {
+            Err(Errno::INVAL) => {
+                let mut target = vec![0; 4096];
+                let n = source.dir.open_file(&source.name, Access::Read)?.read_at(&mut target, 0)?;
+                target.truncate(n);
+                Ok(target)
+            }
+            r => r,
+        }
+    }
+
+    /// Owner, attributes, marks, mode and times. The owner comes first: giving a file away takes its capabilities.
+    fn dress(&self, node: &Node, source: &Source, temp: &[u8], metacopy: bool) -> Result<()> {
+        let work = &self.tree()?.work;
+        let stat = &source.stat;
+        let fresh = work.stat(temp)?;
+        if self.config.stored_owners || (fresh.uid, fresh.gid) != (stat.uid, stat.gid) {
+            self.own(work, temp, Some(stat.uid), Some(stat.gid), Some(stat.mode))?;
+        }
+        for attr in source.dir.listxattr(&source.name)? {
+            if attr == STORED_STAT || self.prefix.unescape(&attr).is_none() {
+                continue;
+            }
+            let Some(value) = source.dir.getxattr(&source.name, &attr)? else { continue };
+            match work.setxattr(temp, &attr, &value, 0) {
+                Ok(()) => {}
+                // What this namespace or file system does not carry is left behind, as kernel overlayfs does.
+                Err(Errno::PERM | Errno::OPNOTSUPP)
+                    if attr.starts_with(b"security.") || attr.starts_with(b"system.") =>
+                {
+                    log::debug!("{} stays behind", String::from_utf8_lossy(&attr));
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        if self.can_mark(node.kind) && !matches!(fresh.kind, Kind::Symlink) || self.prefix == dialect::Prefix::Trusted {
+            let origin = source.dir.file_handle(&source.name)?;
+            let origin = origin.as_ref().map_or(&b""[..], |h| h.as_bytes());
+            work.setxattr(temp, &self.prefix.attr(dialect::ORIGIN), origin, 0)?;
+            if node.kind != Kind::Dir {
+                work.setxattr(temp, &self.prefix.attr(dialect::INO), &node.ino.to_le_bytes(), 0)?;
+            }
+            if metacopy {
+                work.setxattr(temp, &self.prefix.attr(dialect::METACOPY), b"", 0)?;
+            }
+        }
+        if node.kind != Kind::Symlink && !self.config.stored_owners {
+            work.chmod(temp, stat.mode)?;
+        }
+        work.utimens(temp, SetTime::To(stat.atime), SetTime::To(stat.mtime))
+    }
+
+    /// Puts a finished object under its node's name; under none if it has lost its last.
+    fn publish(&self, node: &Arc<Node>, temp: &[u8], upper: impl Fn(Key) -> Upper) -> Result<()> {
+        let tree = self.tree()?;
+        for _ in 0..TRIES {
+            let Some(link) = node.first_link() else {
+                let st = tree.work.stat(temp)?;
+                let pinned = tree.work.pin(temp)?;
+                if node.is_dir() {
+                    tree.work.rmdir(temp)?
+                } else {
+                    tree.work.unlink(temp)?
+                }
+                self.adopt(node, Upper { at: UpperAt::Pinned(pinned), ..upper((st.dev, st.ino)) }, None);
+                return Ok(());
+            };
+            self.copy_up(&link.parent, Want::Metadata)?;
+            let _names = link.parent.names.write();
+            if !node.first_link().is_some_and(|l| l.is(&link.parent, &link.name)) {
+                continue;
+            }
+            let dir = self.upper_dir(&link.parent)?;
+            if node.kind != Kind::Dir {
+                self.set_impure(&link.parent, &dir)?;
+            }
+            let st = tree.work.stat(temp)?;
+            keep_times(&dir, || tree.work.rename(temp, &dir, &link.name, Rename::NoReplace))?;
+            self.adopt(node, upper((st.dev, st.ino)), None);
+            return Ok(());
+        }
+        Err(Errno::STALE)
+    }
+
+    /// Gives an indexed object the names in the upper that we know it by: so the upper alone, without the index, still
+    /// shows the change.
+    fn link_up(&self, node: &Arc<Node>) -> Result<()> {
+        let index = match node.state.lock().upper.as_ref().map(|u| u.at.clone()) {
+            Some(UpperAt::Index(name)) => name,
+            _ => return Ok(()),
+        };
+        let links: Vec<Link> = node.state.lock().links.to_vec();
+        for link in links {
+            self.copy_up(&link.parent, Want::Metadata)?;
+            let _names = link.parent.names.write();
+            if !node.state.lock().links.iter().any(|l| l.is(&link.parent, &link.name)) {
+                continue;
+            }
+            let dir = self.upper_dir(&link.parent)?;
+            self.set_impure(&link.parent, &dir)?;
+            match keep_times(&dir, || self.index()?.link(&index, &dir, &link.name)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(e),
+            }
+            let nlink = node.state.lock().nlink;
+            self.set_nlink(node, &index, nlink)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the link count that an indexed object has in the view.
+    pub(super) fn set_nlink(&self, node: &Node, index: &[u8], nlink: Option<u32>) -> Result<()> {
+        let Some(nlink) = nlink else { return Ok(()) };
+        let dir = self.index()?;
+        let delta = format!("U{:+}", i64::from(nlink) - i64::from(dir.stat(index)?.nlink));
+        dir.setxattr(index, &self.prefix.attr(dialect::NLINK), delta.as_bytes(), 0)?;
+        node.state.lock().nlink = Some(nlink);
+        Ok(())
+    }
+
+    /// The node has an upper object from now on.
+    fn adopt(&self, node: &Arc<Node>, upper: Upper, nlink: Option<u32>) {
+        self.inodes.add_key(node, upper.key);
+        {
+            let mut state = node.state.lock();
+            state.upper = Some(upper);
+            state.nlink = nlink;
+        }
+        self.forget_files(node);
+    }
+
+    /// Marks a directory whose inode numbers are not all those on disk.
+    pub(super) fn set_impure(&self, node: &Node, dir: &Handle) -> Result<()> {
+        if node.is_mixed() {
+            return Ok(());
+        }
+        dir.setxattr(b"", &self.prefix.attr(dialect::IMPURE), b"y", 0)?;
+        if let Some(upper) = &mut node.state.lock().upper {
+            upper.impure = true;
+        }
+        Ok(())
+    }
+
+    /// Gives a metacopy its data, up to where it is about to be cut.
+    fn complete_data(&self, node: &Arc<Node>, upto: u64) -> Result<()> {
+        let source = self.open_lower_data(node)?;
+        let file = self.with_upper(node, |dir, name| dir.open_file(name, Access::ReadWrite))?;
+        let before = self.with_upper(node, |dir, name| Ok((dir.stat(name)?, dir.getxattr(name, CAPABILITY)?)))?;
+        let (stat, capability) = before;
+        copy_data(&source, &file, source.stat()?.size, upto)?;
+        // Writing took the set-id bits, capabilities and times; the data is not new to anybody.
+        self.with_upper(node, |dir, name| {
+            dir.chmod(name, stat.mode)?;
+            if let Some(value) = &capability {
+                dir.setxattr(name, CAPABILITY, value, 0)?;
+            }
+            dir.utimens(name, SetTime::To(stat.atime), SetTime::To(stat.mtime))?;
+            dir.removexattr(name, &self.prefix.attr(dialect::METACOPY))
+        })?;
+        if let Some(upper) = &mut node.state.lock().upper {
+            upper.metacopy = false;
+        }
+        self.forget_files(node);
+        Ok(())
+    }
+
+    /// Passes `r` on; after a failure the unfinished object is removed.
+    pub(super) fn discard_unless(&self, r: Result<()>, temp: &[u8], kind: Kind) -> Result<()> {
+        if r.is_err() {
+            let work = &self.tree()?.work;
+            let gone = if kind == Kind::Dir { work.rmdir(temp) } else { work.unlink(temp) };
+            match gone {
+                Ok(()) | Err(Errno::NOENT) => {}
+                // It is cleared at the next mount.
+                Err(e) => log::warn!("{} is left in the work directory: {e}", String::from_utf8_lossy(temp)),
+            }
+        }
+        r
+    }
+}
+
+fn upper_object(key: Key, at: UpperAt, metacopy: bool) -> Upper {
+    Upper { key, at, metacopy, redirect: None, impure: false, attr_whiteouts: false }
+}
+
+/// Changes an entry of a directory without a trace in its times: for programs nothing happened.
+fn keep_times(dir: &Handle, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    let st = dir.stat(b"")?;
+    change()?;
+    dir.utimens(b"", SetTime::To(st.atime), SetTime::To(st.mtime))
+}
+
+/// Copies the first `upto` of `size` bytes, holes as holes, and makes the target that long.
+fn copy_data(from: &File, to: &File, size: u64, upto: u64) -> Result<()> {
+    let len = size.min(upto);
+    if len == size && from.clone_into(to)? {
+        return Ok(());
+    }
+    to.truncate(len)?;
+    let mut at = 0;
+    while at < len {
+        let (start, end) = match from.seek(at, SEEK_DATA) {
+            Ok(start) => (start, from.seek(start, SEEK_HOLE)?.min(len)),
+            Err(Errno::NXIO) => break,
+            // No holes are known here.
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => (at, len),
+            Err(e) => return Err(e),
+        };
+        at = start;
+        while at < end {
+            match from.copy_range(at, to, at, (end - at).min(CHUNK))? {
+                0 => return Err(Errno::IO),
+                n => at += n,
+            }
+        }
+    }
+    Ok(())
+}

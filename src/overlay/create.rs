@@ -1,0 +1,273 @@
+//! New names: mknod, mkdir, symlink, link.
+
+use std::sync::Arc;
+
+use super::copy_up::Want;
+use super::lookup::{Found, InUpper};
+use super::node::{Below, Node, UpperAt};
+use super::stack::Marks;
+use super::{Attr, Caller, Overlay};
+use crate::layer::{Handle, Rename};
+use crate::vocab::dialect;
+use crate::vocab::{Errno, Kind, Result};
+
+const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+
+/// What is to be made.
+struct New<'a> {
+    caller: &'a Caller,
+    kind: Kind,
+    mode: u32,
+    rdev: u64,
+    target: &'a [u8],
+}
+
+impl Overlay {
+    /// mknod(2): a regular file, fifo, socket or device node. The caller holds a reference to it.
+    ///
+    /// # Errors
+    /// As mknod(2); `EPERM` for the device 0:0, which means "not here" in a layer.
+    pub fn mknod(&self, caller: &Caller, parent: u64, name: &[u8], kind: Kind, mode: u32, rdev: u64) -> Result<Attr> {
+        if kind == Kind::Char && rdev == 0 {
+            return Err(Errno::PERM);
+        }
+        if matches!(kind, Kind::Dir | Kind::Symlink) {
+            return Err(Errno::INVAL);
+        }
+        self.make(parent, name, &New { caller, kind, mode, rdev, target: b"" })
+    }
+
+    /// mkdir(2). The caller holds a reference to it.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Result<Attr> {
+        self.make(parent, name, &New { caller, kind: Kind::Dir, mode, rdev: 0, target: b"" })
+    }
+
+    /// symlink(2). The caller holds a reference to it.
+    ///
+    /// # Errors
+    /// As symlink(2).
+    pub fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Result<Attr> {
+        self.make(parent, name, &New { caller, kind: Kind::Symlink, mode: 0o777, rdev: 0, target })
+    }
+
+    fn make(&self, parent: u64, name: &[u8], new: &New<'_>) -> Result<Attr> {
+        check_name(name)?;
+        let parent = self.dir_node(parent)?;
+        self.copy_up(&parent, Want::Metadata)?;
+        let names = parent.names.write();
+        let over_whiteout = self.vacant(&parent, *names, name)?;
+        let dir = self.upper_dir(&parent)?;
+        let inherits = self.has_default_acl(&parent)?;
+        let above = self.upper_stat(&dir, b"")?;
+        let mut mode = new.mode & 0o7777;
+        if !inherits && new.kind != Kind::Symlink {
+            mode &= !new.caller.umask;
+        }
+        let mut gid = new.caller.gid;
+        if above.mode & 0o2000 != 0 {
+            gid = above.gid;
+            if new.kind == Kind::Dir {
+                mode |= 0o2000;
+            }
+        }
+        if over_whiteout {
+            self.make_over_whiteout(&dir, name, new, mode, gid, inherits)?;
+        } else {
+            self.build_new(&dir, name, new, mode)?;
+            if let Err(e) = self.settle(&dir, name, new, mode, gid) {
+                let undone = if new.kind == Kind::Dir { dir.rmdir(name) } else { dir.unlink(name) };
+                if let Err(e) = undone {
+                    log::warn!("{} was made by halves and can't be removed: {e}", String::from_utf8_lossy(name));
+                }
+                return Err(e);
+            }
+        }
+        let stat = dir.stat(name)?;
+        let found = Found { upper: Some((stat, Marks::default())), named: true, index: None, lower: None };
+        let found = if self.config.stored_owners {
+            Found { upper: Some((stat, self.marks(&dir, name)?)), ..found }
+        } else {
+            found
+        };
+        let node = self.node_of(&parent, name, &found)?;
+        self.listed(&parent, name, &node);
+        let attr = self.attr_of(&node, self.upper_stat(&dir, name)?);
+        self.inodes.claim(&node);
+        Ok(attr)
+    }
+
+    /// Whether a name is free, and a whiteout in the upper.
+    fn vacant(&self, parent: &Arc<Node>, removed: bool, name: &[u8]) -> Result<bool> {
+        if removed {
+            return Err(Errno::NOENT);
+        }
+        match self.in_upper(parent, name)? {
+            InUpper::Object(..) => Err(Errno::EXIST),
+            InUpper::Whiteout => Ok(true),
+            InUpper::Nothing if self.in_lower(parent, name)?.is_some() => Err(Errno::EXIST),
+            InUpper::Nothing => Ok(false),
+        }
+    }
+
+    fn build_new(&self, dir: &Handle, name: &[u8], new: &New<'_>, mode: u32) -> Result<()> {
+        match new.kind {
+            Kind::Dir => dir.mkdir(name, mode),
+            Kind::Symlink => dir.symlink(new.target, name),
+            kind => match dir.mknod(name, kind, mode, new.rdev) {
+                Err(Errno::PERM) if self.config.stored_owners => dir.mknod(name, Kind::File, mode, 0),
+                r => r,
+            },
+        }
+    }
+
+    /// Gives a new object to its owner.
+    fn settle(&self, dir: &Handle, name: &[u8], new: &New<'_>, mode: u32, gid: u32) -> Result<()> {
+        let fresh = dir.stat(name)?;
+        if self.config.stored_owners {
+            return self.settle_stored(dir, name, new, mode, gid);
+        }
+        if (fresh.uid, fresh.gid) != (new.caller.uid, gid) {
+            dir.chown(name, Some(new.caller.uid), Some(gid))?;
+            if mode & 0o6000 != 0 && new.kind != Kind::Symlink {
+                // Giving it away took these bits.
+                dir.chmod(name, (fresh.mode & 0o1777) | (mode & 0o6000))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_stored(&self, dir: &Handle, name: &[u8], new: &New<'_>, mode: u32, gid: u32) -> Result<()> {
+        let on_disk = dir.stat(name)?;
+        if !matches!(on_disk.kind, Kind::File | Kind::Dir) {
+            return Ok(());
+        }
+        let stored = crate::vocab::owner::StoredStat {
+            uid: new.caller.uid,
+            gid,
+            mode: if new.kind == Kind::Symlink { 0o777 } else { mode },
+            kind: Some(new.kind),
+            rdev: new.rdev,
+        };
+        let least = if on_disk.kind == Kind::Dir { 0o700 } else { 0o600 };
+        dir.chmod(name, mode & 0o777 | least)?;
+        dir.setxattr(name, dialect::STORED_STAT, &stored.format(), 0)
+    }
+
+    /// Makes it in the work directory and puts it in the whiteout's place; a directory is opaque, since what the
+    /// whiteout hid may be one, too.
+    fn make_over_whiteout(
+        &self,
+        dir: &Handle,
+        name: &[u8],
+        new: &New<'_>,
+        mode: u32,
+        gid: u32,
+        inherits: bool,
+    ) -> Result<()> {
+        let work = &self.tree()?.work;
+        let temp = self.temp_name();
+        // An ACL is inherited from the directory a thing is made in: one like the real one.
+        let nest = if inherits { Some(self.temp_name()) } else { None };
+        let place = match &nest {
+            None => work.clone(),
+            Some(nest) => {
+                work.mkdir(nest, 0o700)?;
+                let inside = work.open_dir(nest)?;
+                if let Some(acl) = dir.getxattr(b"", DEFAULT_ACL)? {
+                    inside.setxattr(b"", DEFAULT_ACL, &acl, 0)?;
+                }
+                inside
+            }
+        };
+        let r = (|| {
+            self.build_new(&place, &temp, new, mode)?;
+            self.settle(&place, &temp, new, mode, gid)?;
+            if new.kind == Kind::Dir {
+                place.setxattr(&temp, &self.prefix.attr(dialect::OPAQUE), b"y", 0)?;
+                place.rename(&temp, dir, name, Rename::Exchange)?;
+                place.unlink(&temp)
+            } else {
+                place.rename(&temp, dir, name, Rename::Replace)
+            }
+        })();
+        if r.is_err() || nest.is_some() {
+            // Whatever is left goes; at the latest at the next mount.
+            let cleared = if nest.is_some() { super::setup::clear(&place) } else { remove_any(&place, &temp) };
+            let cleared = cleared.and_then(|()| nest.as_ref().map_or(Ok(()), |n| work.rmdir(n)));
+            if let Err(e) = cleared {
+                log::warn!("something is left in the work directory: {e}");
+            }
+        }
+        r
+    }
+
+    /// link(2): one more name for an inode. The caller holds one more reference to it.
+    ///
+    /// # Errors
+    /// As link(2).
+    pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
+        check_name(name)?;
+        let (node, parent) = (self.node(ino)?, self.dir_node(parent)?);
+        if node.is_dir() {
+            return Err(Errno::PERM);
+        }
+        self.copy_up(&parent, Want::Metadata)?;
+        self.copy_up(&node, Want::Metadata)?;
+        self.keep_redirect(&node)?;
+        let tree = self.tree()?;
+        let temp = self.temp_name();
+        self.with_upper(&node, |dir, at| dir.link(at, &tree.work, &temp))?;
+        let r = (|| {
+            let names = parent.names.write();
+            let over_whiteout = self.vacant(&parent, *names, name)?;
+            let dir = self.upper_dir(&parent)?;
+            let (lower, key) = {
+                let state = node.state.lock();
+                (!matches!(state.below, Below::Nothing), state.upper.as_ref().map(|u| u.key))
+            };
+            if lower || key.is_none_or(|k| self.inodes.number(k) != node.ino) {
+                self.set_impure(&parent, &dir)?;
+            }
+            let how = if over_whiteout { Rename::Replace } else { Rename::NoReplace };
+            tree.work.rename(&temp, &dir, name, how)?;
+            let mut state = node.state.lock();
+            state.nlink = state.nlink.map(|n| n + 1);
+            if let Some(upper) = &mut state.upper
+                && matches!(upper.at, UpperAt::Pinned(_))
+            {
+                upper.at = UpperAt::Name;
+            }
+            drop(state);
+            node.add_link(&parent, name);
+            self.listed(&parent, name, &node);
+            Ok(())
+        })();
+        self.discard_unless(r, &temp, node.kind)?;
+        self.claimed(&node)
+    }
+}
+
+fn remove_any(dir: &Handle, name: &[u8]) -> Result<()> {
+    match dir.unlink(name) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(Errno::ISDIR | Errno::PERM) => match dir.rmdir(name) {
+            Err(Errno::NOENT) => Ok(()),
+            r => r,
+        },
+        Err(e) => Err(e),
+    }
+}
+
+/// A name that something new may have.
+pub(super) fn check_name(name: &[u8]) -> Result<()> {
+    match name {
+        b"" => Err(Errno::NOENT),
+        b"." | b".." => Err(Errno::EXIST),
+        _ if name.len() > 255 => Err(Errno::NAMETOOLONG),
+        _ if name.contains(&b'/') || name.contains(&0) => Err(Errno::INVAL),
+        _ => Ok(()),
+    }
+}

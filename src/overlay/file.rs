@@ -1,0 +1,132 @@
+//! Data of regular files, and links' targets. No state per open: an inode's data is where its data is.
+
+use super::copy_up::Want;
+use super::{Attr, Overlay};
+use crate::vocab::{Access, Errno, Kind, Result};
+
+impl Overlay {
+    /// readlink(2).
+    ///
+    /// # Errors
+    /// `EINVAL` for anything but a symbolic link.
+    pub fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
+        let node = self.node(ino)?;
+        if node.kind != Kind::Symlink {
+            return Err(Errno::INVAL);
+        }
+        self.with_top(&node, |dir, name| match dir.readlink(name) {
+            // Kept as a file, with its type in an attribute.
+            Err(Errno::INVAL) => {
+                let file = dir.open_file(name, Access::Read)?;
+                let mut target = vec![0; 4096];
+                let n = file.read_at(&mut target, 0)?;
+                target.truncate(n);
+                Ok(target)
+            }
+            r => r,
+        })
+    }
+
+    /// pread(2): bytes read; fewer than asked only at the end.
+    ///
+    /// # Errors
+    /// `EISDIR`, `EINVAL` for what has no data.
+    pub fn read(&self, ino: u64, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let node = self.node(ino)?;
+        self.data(&node, Access::Read)?.read_at(buf, offset)
+    }
+
+    /// pwrite(2): bytes written. The first write to a lower file copies it up.
+    ///
+    /// # Errors
+    /// `EROFS` without an upper; `ENOSPC`, `EFBIG`, ..
+    pub fn write(&self, ino: u64, offset: u64, data: &[u8]) -> Result<usize> {
+        let node = self.node(ino)?;
+        self.copy_up(&node, Want::ALL_DATA)?;
+        self.data(&node, Access::ReadWrite)?.write_at(data, offset)
+    }
+
+    /// fallocate(2) with its mode bits.
+    ///
+    /// # Errors
+    /// As fallocate(2); `EROFS` without an upper.
+    pub fn fallocate(&self, ino: u64, mode: i32, offset: u64, len: u64) -> Result<()> {
+        let node = self.node(ino)?;
+        self.copy_up(&node, Want::ALL_DATA)?;
+        self.data(&node, Access::ReadWrite)?.fallocate(mode, offset, len)
+    }
+
+    /// lseek(2) for `SEEK_DATA` (3) and `SEEK_HOLE` (4).
+    ///
+    /// # Errors
+    /// `ENXIO` past the end.
+    pub fn seek(&self, ino: u64, offset: u64, whence: i32) -> Result<u64> {
+        let node = self.node(ino)?;
+        self.data(&node, Access::Read)?.seek(offset, whence)
+    }
+
+    /// copy_file_range(2): bytes copied.
+    ///
+    /// # Errors
+    /// `EROFS` without an upper; as copy_file_range(2).
+    pub fn copy_range(&self, from: u64, from_offset: u64, to: u64, to_offset: u64, len: u64) -> Result<u64> {
+        let (from, to) = (self.node(from)?, self.node(to)?);
+        self.copy_up(&to, Want::ALL_DATA)?;
+        let source = self.data(&from, Access::Read)?;
+        source.copy_range(from_offset, &*self.data(&to, Access::ReadWrite)?, to_offset, len)
+    }
+
+    /// fsync(2), or fdatasync(2) with `data_only`. What was not copied up has nothing to sync.
+    ///
+    /// # Errors
+    /// `EIO`, `ENOSPC`, ..
+    pub fn fsync(&self, ino: u64, data_only: bool) -> Result<()> {
+        let node = self.node(ino)?;
+        let copied = node.state.lock().upper.as_ref().map(|u| u.metacopy);
+        match copied {
+            Some(false) if node.kind == Kind::File => self.data(&node, Access::ReadWrite)?.sync(data_only),
+            // A metacopy's metadata.
+            Some(true) => self.with_upper(&node, |dir, name| dir.open_file(name, Access::Read))?.sync(data_only),
+            _ => Ok(()),
+        }
+    }
+
+    /// fsync(2) of a directory.
+    ///
+    /// # Errors
+    /// `EIO`, ..
+    pub fn fsyncdir(&self, ino: u64) -> Result<()> {
+        let node = self.dir_node(ino)?;
+        if node.has_upper() { self.upper_dir(&node)?.sync() } else { Ok(()) }
+    }
+
+    /// syncfs(2) of the upper.
+    ///
+    /// # Errors
+    /// `EIO`, `ENOSPC`, ..
+    pub fn sync_all(&self) -> Result<()> {
+        match &self.upper {
+            Some(upper) => upper.root.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    /// `FS_IOC_GETFLAGS`: the inode flags of a regular file as the layer that has it tells them.
+    ///
+    /// # Errors
+    /// `ENOTTY` where there are none.
+    pub fn flags(&self, ino: u64) -> Result<u32> {
+        let node = self.node(ino)?;
+        if node.kind != Kind::File {
+            return Err(Errno::NOTTY);
+        }
+        self.data(&node, Access::Read)?.flags()
+    }
+
+    /// The metadata of an inode after something was made under a name, with one more reference for the caller.
+    pub(super) fn claimed(&self, node: &std::sync::Arc<super::node::Node>) -> Result<Attr> {
+        let attr = self.node_attr(node)?;
+        self.inodes.claim(node);
+        Ok(attr)
+    }
+}

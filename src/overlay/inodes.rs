@@ -1,0 +1,193 @@
+//! The table of inodes: by what they are in the layers, and by the number that the kernel knows them by.
+//!
+//! A shard's guard never outlives the statement that took it, no node is dropped under one (its `Drop` comes back here),
+//! and a node whose last reference went is never revived: the weak reference fails and a new node takes its place.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use parking_lot::RwLock;
+use smallvec::SmallVec;
+
+use super::node::{Key, Node};
+
+/// The root directory's number (`FUSE_ROOT_ID`).
+pub const ROOT: u64 = 1;
+
+/// Numbers from here on are given out where a real one is taken.
+const DYNAMIC: u64 = 1 << 63;
+/// Above the inode number on disk stands the number of its file system.
+const FS_SHIFT: u32 = 48;
+
+#[derive(Debug)]
+struct Slot {
+    node: Weak<Node>,
+    /// Held while the kernel knows the number.
+    held: Option<Arc<Node>>,
+    count: u64,
+}
+
+/// All inodes that anybody refers to.
+#[derive(Debug, Default)]
+pub(super) struct Inodes {
+    by_key: DashMap<Key, Weak<Node>>,
+    by_ino: DashMap<u64, Slot>,
+    systems: RwLock<Vec<u64>>,
+    dynamic: AtomicU64,
+    /// Hooks of caches that are keyed by node: told when one is gone.
+    gone: parking_lot::Mutex<Vec<u64>>,
+}
+
+impl Inodes {
+    /// The number the view gives to an object: its own on the first file system, with that of the file system above it
+    /// on others.
+    pub(super) fn number(&self, (dev, ino): Key) -> u64 {
+        let known = self.systems.read().iter().position(|d| *d == dev);
+        let fs = known.unwrap_or_else(|| {
+            let mut systems = self.systems.write();
+            systems.iter().position(|d| *d == dev).unwrap_or_else(|| {
+                systems.push(dev);
+                systems.len() - 1
+            })
+        }) as u64;
+        if ino >> FS_SHIFT != 0 || fs >> 14 != 0 {
+            // Too big to share a word with its file system: mixed, with the bit that says so.
+            return (ino ^ fs.wrapping_mul(0x9e37_79b9_7f4a_7c15)) & !DYNAMIC | 1 << 62;
+        }
+        match fs << FS_SHIFT | ino {
+            // 0 and 1 have a meaning of their own.
+            n @ (0 | ROOT) => n | 1 << 62,
+            n => n,
+        }
+    }
+
+    /// The node that is this object of a layer, if anybody refers to it.
+    pub(super) fn find(&self, key: Key) -> Option<Arc<Node>> {
+        self.by_key.get(&key).and_then(|w| w.upgrade())
+    }
+
+    /// The node with this number.
+    pub(super) fn get(&self, ino: u64) -> Option<Arc<Node>> {
+        self.by_ino.get(&ino).and_then(|s| s.node.upgrade())
+    }
+
+    /// The node for the object known by `keys` (the first counts), made by `make` with its final number where there is
+    /// none yet.
+    pub(super) fn intern(&self, keys: &[Key], want: u64, make: impl Fn(u64) -> Node) -> Arc<Node> {
+        for key in keys {
+            if let Some(node) = self.find(*key) {
+                return node;
+            }
+        }
+        loop {
+            let Some(key) = keys.first() else { return self.number_node(want, &make) };
+            match self.by_key.entry(*key) {
+                Entry::Occupied(mut e) => {
+                    if let Some(node) = e.get().upgrade() {
+                        drop(e);
+                        return node;
+                    }
+                    let node = self.number_node(want, &make);
+                    e.insert(Arc::downgrade(&node));
+                    drop(e);
+                    self.add_keys(&node, &keys[1..]);
+                    return node;
+                }
+                Entry::Vacant(e) => {
+                    let node = self.number_node(want, &make);
+                    e.insert(Arc::downgrade(&node));
+                    self.add_keys(&node, &keys[1..]);
+                    return node;
+                }
+            }
+        }
+    }
+
+    /// Gives the node a number: the wanted one unless another node has it.
+    fn number_node(&self, want: u64, make: &impl Fn(u64) -> Node) -> Arc<Node> {
+        let mut ino = want;
+        loop {
+            match self.by_ino.entry(ino) {
+                Entry::Occupied(e) if e.get().node.strong_count() > 0 => {
+                    ino = DYNAMIC | self.dynamic.fetch_add(1, Ordering::Relaxed);
+                }
+                Entry::Occupied(mut e) => {
+                    let node = Arc::new(make(ino));
+                    e.insert(Slot { node: Arc::downgrade(&node), held: None, count: 0 });
+                    return node;
+                }
+                Entry::Vacant(e) => {
+                    let node = Arc::new(make(ino));
+                    e.insert(Slot { node: Arc::downgrade(&node), held: None, count: 0 });
+                    return node;
+                }
+            }
+        }
+    }
+
+    fn add_keys(&self, node: &Arc<Node>, keys: &[Key]) {
+        for key in keys {
+            self.by_key.insert(*key, Arc::downgrade(node));
+        }
+    }
+
+    /// Makes the node known by another object as well: what it was copied up to.
+    pub(super) fn add_key(&self, node: &Arc<Node>, key: Key) {
+        self.add_keys(node, &[key]);
+    }
+
+    /// Lets go of a key of this node.
+    pub(super) fn remove_key(&self, node: &Node, key: Key) {
+        self.by_key.remove_if(&key, |_, w| std::ptr::eq(w.as_ptr(), node));
+    }
+
+    /// The kernel learns of the node once more.
+    pub(super) fn claim(&self, node: &Arc<Node>) {
+        if let Some(mut slot) = self.by_ino.get_mut(&node.ino)
+            && std::ptr::eq(slot.node.as_ptr(), Arc::as_ptr(node))
+        {
+            slot.count += 1;
+            slot.held.get_or_insert_with(|| node.clone());
+        }
+    }
+
+    /// The kernel forgets `count` of its references.
+    pub(super) fn forget(&self, ino: u64, count: u64) {
+        // Taken out of the slot before it is dropped: dropping comes back to this table.
+        let held = self.by_ino.get_mut(&ino).and_then(|mut slot| {
+            slot.count = slot.count.saturating_sub(count);
+            if slot.count == 0 { slot.held.take() } else { None }
+        });
+        drop(held);
+    }
+
+    /// A node's last reference went.
+    pub(super) fn dropped(&self, node: &Node) {
+        let state = node.state.lock();
+        let mut keys: SmallVec<[Key; 2]> = SmallVec::new();
+        keys.extend(state.upper.as_ref().map(|u| u.key));
+        match &state.below {
+            super::node::Below::Dirs(dirs) => keys.extend(dirs.first().map(|d| (d.dev, d.ino))),
+            super::node::Below::Other { stat, .. } => keys.push((stat.dev, stat.ino)),
+            super::node::Below::Nothing => {}
+        }
+        drop(state);
+        for key in keys {
+            self.remove_key(node, key);
+        }
+        self.by_ino.remove_if(&node.ino, |_, slot| std::ptr::eq(slot.node.as_ptr(), node));
+        self.gone.lock().push(node.id);
+    }
+
+    /// The ids of nodes that went since the last call, for caches to let go of them.
+    pub(super) fn take_gone(&self) -> Vec<u64> {
+        std::mem::take(&mut *self.gone.lock())
+    }
+
+    /// How many numbers are in use.
+    pub(super) fn len(&self) -> usize {
+        self.by_ino.len()
+    }
+}

@@ -1,0 +1,259 @@
+//! Names that go: unlink and rmdir. What a lower still has is hidden by a whiteout; nothing is copied up for it.
+
+use std::sync::Arc;
+
+use super::Overlay;
+use super::copy_up::Want;
+use super::lookup::Found;
+use super::node::{Node, UpperAt};
+use crate::layer::{Handle, Rename};
+use crate::vocab::{Errno, Kind, Result};
+
+const TRIES: u32 = 100;
+const WHITEOUT: &[u8] = b"whiteout";
+
+impl Overlay {
+    /// unlink(2).
+    ///
+    /// # Errors
+    /// As unlink(2).
+    pub fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
+        let parent = self.dir_node(parent)?;
+        self.tree()?;
+        for _ in 0..TRIES {
+            let node = self.found_node(&parent, name)?;
+            if node.is_dir() {
+                return Err(Errno::ISDIR);
+            }
+            if !parent.has_upper() {
+                self.copy_up(&parent, Want::Metadata)?;
+            }
+            if self.wants_index(&node) {
+                self.copy_up_to_index(&node)?;
+            }
+            let names = parent.names.write();
+            let Some(found) = self.still(&parent, *names, name, &node)? else { continue };
+            let hidden = self.is_hidden_below(&parent, name, &found)?;
+            let dir = self.upper_dir(&parent)?;
+            let pin = self.pin_if_last(&parent, &dir, name, &node, &found)?;
+            match (found.named, hidden) {
+                (true, true) => self.put_whiteout(&dir, name)?,
+                (true, false) => dir.unlink(name)?,
+                (false, _) => self.new_whiteout(&dir, name)?,
+            }
+            let gone = self.unlinked(&parent, name, &node, pin, found.named);
+            self.unlisted(&parent, name);
+            drop(names);
+            return gone;
+        }
+        Err(Errno::STALE)
+    }
+
+    /// rmdir(2).
+    ///
+    /// # Errors
+    /// As rmdir(2).
+    pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
+        let parent = self.dir_node(parent)?;
+        self.tree()?;
+        for _ in 0..TRIES {
+            let node = self.found_node(&parent, name)?;
+            if !node.is_dir() {
+                return Err(Errno::NOTDIR);
+            }
+            if !parent.has_upper() {
+                self.copy_up(&parent, Want::Metadata)?;
+            }
+            let names = parent.names.write();
+            let mut inside = node.names.write();
+            let Some(found) = self.still(&parent, *names, name, &node)? else { continue };
+            if !self.is_empty(&node)? {
+                return Err(Errno::NOTEMPTY);
+            }
+            let hidden = self.is_hidden_below(&parent, name, &found)?;
+            let dir = self.upper_dir(&parent)?;
+            let pin = if found.named { Some(self.upper_dir(&node)?) } else { None };
+            match &pin {
+                None => self.new_whiteout(&dir, name)?,
+                Some(own) if hidden => self.swap_for_whiteout(&dir, name, own)?,
+                Some(own) => match dir.rmdir(name) {
+                    // Whiteouts that hide nothing any more.
+                    Err(Errno::NOTEMPTY) => {
+                        clear_whiteouts(own)?;
+                        dir.rmdir(name)?;
+                    }
+                    r => r?,
+                },
+            }
+            self.buried(&parent, name, &node, pin);
+            *inside = true;
+            self.unlisted(&parent, name);
+            return Ok(());
+        }
+        Err(Errno::STALE)
+    }
+
+    /// The node of a name that is there.
+    pub(super) fn found_node(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Arc<Node>> {
+        let names = parent.names.read();
+        if *names {
+            return Err(Errno::NOENT);
+        }
+        self.peek(parent, name)?.ok_or(Errno::NOENT)
+    }
+
+    /// What a name is, now that its directory is locked; `None` if it is not this node any more.
+    pub(super) fn still(
+        &self,
+        parent: &Arc<Node>,
+        removed: bool,
+        name: &[u8],
+        node: &Arc<Node>,
+    ) -> Result<Option<Found>> {
+        if removed {
+            return Err(Errno::NOENT);
+        }
+        let found = self.resolve(parent, name)?.ok_or(Errno::NOENT)?;
+        let same = Arc::ptr_eq(&self.node_of(parent, name, &found)?, node);
+        Ok(same.then_some(found))
+    }
+
+    /// Whether a lower would show through once the upper's own object is gone.
+    pub(super) fn is_hidden_below(&self, parent: &Arc<Node>, name: &[u8], found: &Found) -> Result<bool> {
+        if !found.named {
+            return Ok(true);
+        }
+        Ok(self.in_lower(parent, name)?.is_some())
+    }
+
+    /// Opens an object whose last known name goes, so that those who have it open keep it.
+    pub(super) fn pin_if_last(
+        &self,
+        parent: &Arc<Node>,
+        dir: &Handle,
+        name: &[u8],
+        node: &Node,
+        found: &Found,
+    ) -> Result<Option<Handle>> {
+        let last = {
+            let state = node.state.lock();
+            let by_name = state.upper.as_ref().is_some_and(|u| matches!(u.at, UpperAt::Name));
+            by_name && !state.links.iter().any(|l| !l.is(parent, name))
+        };
+        if found.named && last { dir.pin(name).map(Some) } else { Ok(None) }
+    }
+
+    /// A non-directory has lost this name.
+    pub(super) fn unlinked(
+        &self,
+        parent: &Arc<Node>,
+        name: &[u8],
+        node: &Arc<Node>,
+        pin: Option<Handle>,
+        named: bool,
+    ) -> Result<()> {
+        let link = node.remove_link(parent, name);
+        let index = {
+            let mut state = node.state.lock();
+            if let (Some(handle), Some(upper)) = (pin, &mut state.upper) {
+                upper.at = UpperAt::Pinned(handle);
+            }
+            match state.upper.as_ref().map(|u| &u.at) {
+                Some(UpperAt::Index(index)) => Some((index.clone(), state.nlink)),
+                _ => None,
+            }
+        };
+        drop(link);
+        let Some((index, Some(before))) = index else { return Ok(()) };
+        let nlink = before.saturating_sub(1);
+        node.state.lock().nlink = Some(nlink);
+        if nlink > 0 {
+            // With a name in the upper gone, the difference stays as it was.
+            return if named { Ok(()) } else { self.set_nlink(node, &index, Some(nlink)) };
+        }
+        let dir = self.index()?;
+        let pinned = dir.pin(&index)?;
+        dir.unlink(&index)?;
+        if let Some(upper) = &mut node.state.lock().upper {
+            upper.at = UpperAt::Pinned(pinned);
+        }
+        Ok(())
+    }
+
+    /// A directory has lost its name; those who are in it keep its handle.
+    pub(super) fn buried(&self, parent: &Arc<Node>, name: &[u8], node: &Arc<Node>, pin: Option<Handle>) {
+        let link = node.remove_link(parent, name);
+        if let (Some(handle), Some(upper)) = (pin, &mut node.state.lock().upper) {
+            upper.at = UpperAt::Pinned(handle);
+        }
+        drop(link);
+        self.dirs.remove(&node.id);
+        self.listings.remove(&node.id);
+    }
+
+    /// A whiteout where the upper has nothing.
+    pub(super) fn new_whiteout(&self, dir: &Handle, name: &[u8]) -> Result<()> {
+        self.link_whiteout(dir, name)
+    }
+
+    /// A whiteout in the place of a non-directory.
+    pub(super) fn put_whiteout(&self, dir: &Handle, name: &[u8]) -> Result<()> {
+        let work = &self.tree()?.work;
+        let temp = self.temp_name();
+        self.link_whiteout(work, &temp)?;
+        let r = work.rename(&temp, dir, name, Rename::Replace);
+        self.discard_unless(r, &temp, Kind::Char)
+    }
+
+    /// A whiteout in the place of a directory that shows nothing; `own` is its handle.
+    pub(super) fn swap_for_whiteout(&self, dir: &Handle, name: &[u8], own: &Handle) -> Result<()> {
+        let work = &self.tree()?.work;
+        let temp = self.temp_name();
+        self.link_whiteout(work, &temp)?;
+        let r = work.rename(&temp, dir, name, Rename::Exchange);
+        self.discard_unless(r, &temp, Kind::Char)?;
+        // Out of sight; what remains of it is removed now or at the next mount.
+        if let Err(e) = clear_whiteouts(own).and_then(|()| work.rmdir(&temp)) {
+            log::warn!("{} is left in the work directory: {e}", String::from_utf8_lossy(&temp));
+        }
+        Ok(())
+    }
+
+    /// Whiteouts are all alike: names of one.
+    fn link_whiteout(&self, dir: &Handle, name: &[u8]) -> Result<()> {
+        let tree = self.tree()?;
+        let mut shared = tree.whiteout.lock();
+        if let Some(source) = &*shared {
+            match tree.work.link(source, dir, name) {
+                // It has as many names as the file system allows, or was removed behind our back.
+                Err(Errno::MLINK | Errno::NOENT | Errno::PERM | Errno::OPNOTSUPP) => {}
+                r => return r,
+            }
+        }
+        let fresh = [WHITEOUT, &self.temp_name()].concat();
+        tree.work.mknod(&fresh, Kind::Char, 0, 0)?;
+        match tree.work.link(&fresh, dir, name) {
+            Err(Errno::PERM | Errno::OPNOTSUPP) => tree.work.rename(&fresh, dir, name, Rename::NoReplace),
+            r => {
+                *shared = Some(fresh);
+                r
+            }
+        }
+    }
+}
+
+/// Removes the whiteouts of a directory that shows nothing else.
+pub(super) fn clear_whiteouts(dir: &Handle) -> Result<()> {
+    let mut names = Vec::new();
+    dir.list(&mut |e| names.push(e.name.to_vec()))?;
+    for name in names {
+        let st = dir.stat(&name)?;
+        // An attribute whiteout is an empty file; anything else means that the directory was not empty after all.
+        if st.is_whiteout() || (st.kind == Kind::File && st.size == 0) {
+            dir.unlink(&name)?;
+        } else {
+            return Err(Errno::NOTEMPTY);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,309 @@
+//! renameat2(2). A directory that the lowers have moves by a redirect: in one step, whatever is in it.
+
+use std::sync::Arc;
+
+use parking_lot::RwLockWriteGuard;
+
+use super::Overlay;
+use super::copy_up::Want;
+use super::create::check_name;
+use super::lookup::{Found, InUpper};
+use super::node::{Below, Link, Node, UpperAt};
+use super::remove::clear_whiteouts;
+use crate::layer::{Handle, Rename};
+use crate::vocab::dialect;
+use crate::vocab::{Errno, Kind, Result};
+
+const NOREPLACE: u32 = 1;
+const EXCHANGE: u32 = 2;
+const TRIES: u32 = 100;
+/// A redirect is an attribute, and file systems keep about a block of those.
+const MAX_REDIRECT: usize = 3000;
+
+/// The names of one or two directories, locked ancestor first.
+struct TwoDirs<'a> {
+    first: RwLockWriteGuard<'a, bool>,
+    second: Option<RwLockWriteGuard<'a, bool>>,
+}
+
+impl<'a> TwoDirs<'a> {
+    fn lock(one: &'a Arc<Node>, other: &'a Arc<Node>) -> Self {
+        if Arc::ptr_eq(one, other) {
+            return Self { first: one.names.write(), second: None };
+        }
+        let (a, b) = if is_within(one, other) { (other, one) } else { (one, other) };
+        Self { first: a.names.write(), second: Some(b.names.write()) }
+    }
+
+    fn removed(&self) -> bool {
+        *self.first || self.second.as_ref().is_some_and(|g| **g)
+    }
+}
+
+/// One side of a rename: a directory, a name in it, and what it is.
+struct Side<'a> {
+    parent: &'a Arc<Node>,
+    name: &'a [u8],
+    dir: Handle,
+}
+
+impl Overlay {
+    /// renameat2(2) with its flags.
+    ///
+    /// # Errors
+    /// As rename(2); `EINVAL` for flags but `RENAME_NOREPLACE` and `RENAME_EXCHANGE`; `EXDEV` for a directory whose
+    /// lower path is too long for a redirect.
+    pub fn rename(&self, parent: u64, name: &[u8], new_parent: u64, new_name: &[u8], flags: u32) -> Result<()> {
+        if flags & !(NOREPLACE | EXCHANGE) != 0 || flags == NOREPLACE | EXCHANGE {
+            return Err(Errno::INVAL);
+        }
+        check_name(new_name)?;
+        let (parent, new_parent) = (self.dir_node(parent)?, self.dir_node(new_parent)?);
+        self.tree()?;
+        // With two directories at most one such rename at a time: who is whose ancestor stays as it is.
+        let _moving = if Arc::ptr_eq(&parent, &new_parent) { None } else { Some(self.moving.lock()) };
+        for _ in 0..TRIES {
+            if self.try_rename(&parent, name, &new_parent, new_name, flags)? {
+                return Ok(());
+            }
+        }
+        Err(Errno::STALE)
+    }
+
+    /// `false`: something was changed meanwhile, try again.
+    fn try_rename(&self, p1: &Arc<Node>, n1: &[u8], p2: &Arc<Node>, n2: &[u8], flags: u32) -> Result<bool> {
+        let src = self.found_node(p1, n1)?;
+        let dst = match self.found_node(p2, n2) {
+            Ok(node) => Some(node),
+            Err(Errno::NOENT) => None,
+            Err(e) => return Err(e),
+        };
+        match &dst {
+            Some(_) if flags == NOREPLACE => return Err(Errno::EXIST),
+            None if flags == EXCHANGE => return Err(Errno::NOENT),
+            // Two names of one inode: POSIX wants nothing done.
+            Some(dst) if Arc::ptr_eq(dst, &src) => return Ok(true),
+            _ => {}
+        }
+        allowed(&src, p1, dst.as_ref(), p2, flags == EXCHANGE)?;
+        for node in [p1, p2, &src] {
+            self.copy_up(node, Want::Metadata)?;
+        }
+        self.keep_redirect(&src)?;
+        if let Some(dst) = &dst {
+            if flags == EXCHANGE {
+                self.copy_up(dst, Want::Metadata)?;
+                self.keep_redirect(dst)?;
+            } else if self.wants_index(dst) {
+                self.copy_up_to_index(dst)?;
+            }
+        }
+        let locked = TwoDirs::lock(p1, p2);
+        let mut inside = dst.as_ref().filter(|d| d.is_dir() && flags != EXCHANGE).map(|d| d.names.write());
+        let Some(found) = self.still(p1, locked.removed(), n1, &src)? else { return Ok(false) };
+        let found_dst = match &dst {
+            Some(dst) => match self.still(p2, false, n2, dst) {
+                Ok(Some(f)) => Some(f),
+                Ok(None) | Err(Errno::NOENT) => return Ok(false),
+                Err(e) => return Err(e),
+            },
+            None if self.resolve(p2, n2)?.is_some() => return Ok(false),
+            None => None,
+        };
+        let from = Side { parent: p1, name: n1, dir: self.upper_dir(p1)? };
+        let to = Side { parent: p2, name: n2, dir: self.upper_dir(p2)? };
+        self.name_up(&src, &from, &found)?;
+        self.fit_in(&src, &to)?;
+        if let (Some(dst), Some(found_dst), EXCHANGE) = (&dst, &found_dst, flags) {
+            self.name_up(dst, &to, found_dst)?;
+            self.fit_in(dst, &from)?;
+            from.dir.rename(n1, &to.dir, n2, Rename::Exchange)?;
+            self.moved(&src, &from, &to);
+            self.moved(dst, &to, &from);
+            self.listed(p1, n1, dst);
+            self.listed(p2, n2, &src);
+            return Ok(true);
+        }
+        if let (Some(dst), Some(_)) = (&dst, &inside)
+            && !self.is_empty(dst)?
+        {
+            return Err(Errno::NOTEMPTY);
+        }
+        let pin = match (&dst, &found_dst) {
+            (Some(d), Some(f)) if d.is_dir() => {
+                if f.named {
+                    Some(self.upper_dir(d)?)
+                } else {
+                    None
+                }
+            }
+            (Some(d), Some(f)) => self.pin_if_last(p2, &to.dir, n2, d, f)?,
+            _ => None,
+        };
+        let hidden = self.is_hidden_below(p1, n1, &found)?;
+        self.replace(&src, &from, &to, hidden)?;
+        if let (Some(dst), Some(f)) = (&dst, &found_dst) {
+            match &mut inside {
+                Some(removed) => {
+                    self.buried(p2, n2, dst, pin);
+                    **removed = true;
+                }
+                None => self.unlinked(p2, n2, dst, pin, f.named)?,
+            }
+        }
+        self.moved(&src, &from, &to);
+        self.unlisted(p1, n1);
+        self.listed(p2, n2, &src);
+        Ok(true)
+    }
+
+    /// The rename itself, in the upper, leaving a whiteout where a lower would show through.
+    fn replace(&self, src: &Node, from: &Side<'_>, to: &Side<'_>, hidden: bool) -> Result<()> {
+        match self.in_upper(to.parent, to.name)? {
+            InUpper::Whiteout if src.is_dir() => {
+                from.dir.rename(from.name, &to.dir, to.name, Rename::Exchange)?;
+                if hidden { Ok(()) } else { from.dir.unlink(from.name) }
+            }
+            found => {
+                if let InUpper::Object(stat, _) = found
+                    && stat.kind == Kind::Dir
+                {
+                    self.empty_for_real(to)?;
+                }
+                if !hidden {
+                    return from.dir.rename(from.name, &to.dir, to.name, Rename::Replace);
+                }
+                match from.dir.rename(from.name, &to.dir, to.name, Rename::Whiteout) {
+                    // This file system can't do both at once.
+                    Err(Errno::INVAL) => {
+                        from.dir.rename(from.name, &to.dir, to.name, Rename::Replace)?;
+                        self.new_whiteout(&from.dir, from.name)
+                    }
+                    r => r,
+                }
+            }
+        }
+    }
+
+    /// Takes the whiteouts out of a directory that shows nothing and is about to be replaced; made opaque first, it
+    /// shows nothing all the while.
+    fn empty_for_real(&self, at: &Side<'_>) -> Result<()> {
+        let dir = at.dir.open_dir(at.name)?;
+        let mut any = false;
+        dir.list(&mut |_| any = true)?;
+        if any {
+            dir.setxattr(b"", &self.prefix.attr(dialect::OPAQUE), b"y", 0)?;
+            clear_whiteouts(&dir)?;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that an object means the same at its new place.
+    fn fit_in(&self, node: &Arc<Node>, to: &Side<'_>) -> Result<()> {
+        let (below, key) = {
+            let state = node.state.lock();
+            let below = match &state.below {
+                Below::Nothing => false,
+                Below::Dirs(dirs) => !dirs.is_empty(),
+                Below::Other { .. } => true,
+            };
+            (below, state.upper.as_ref().map(|u| u.key))
+        };
+        if below || key.is_none_or(|k| self.inodes.number(k) != node.ino) {
+            self.set_impure(to.parent, &to.dir)?;
+        }
+        if node.is_dir() && !below && !to.parent.lower_dirs().is_empty() {
+            // It must not merge with what the lowers have there.
+            let dir = self.upper_dir(node)?;
+            dir.setxattr(b"", &self.prefix.attr(dialect::OPAQUE), b"y", 0)?;
+        }
+        Ok(())
+    }
+
+    /// Gives an object of the index this name in the upper, if it has none there yet.
+    fn name_up(&self, node: &Arc<Node>, at: &Side<'_>, found: &Found) -> Result<()> {
+        if found.named {
+            return Ok(());
+        }
+        let index = match node.state.lock().upper.as_ref().map(|u| u.at.clone()) {
+            Some(UpperAt::Index(index)) => index,
+            _ => return Err(Errno::STALE),
+        };
+        match self.index()?.link(&index, &at.dir, at.name) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(e),
+        }
+        let nlink = node.state.lock().nlink;
+        self.set_nlink(node, &index, nlink)
+    }
+
+    /// Writes down where the lowers have what a directory is merged with, or a metacopy its data, before it moves.
+    pub(super) fn keep_redirect(&self, node: &Arc<Node>) -> Result<()> {
+        let needed = {
+            let state = node.state.lock();
+            let merged = matches!(&state.below, Below::Dirs(dirs) if !dirs.is_empty());
+            state.upper.as_ref().is_some_and(|u| u.redirect.is_none() && (u.metacopy || merged))
+        };
+        if !needed {
+            return Ok(());
+        }
+        let path = self.lower_path(node);
+        if path.len() > MAX_REDIRECT {
+            return Err(Errno::XDEV);
+        }
+        let attr = self.prefix.attr(dialect::REDIRECT);
+        self.with_upper(node, |dir, name| dir.setxattr(name, &attr, &path, 0))?;
+        if let Some(upper) = &mut node.state.lock().upper {
+            upper.redirect = Some(path.into());
+        }
+        Ok(())
+    }
+
+    /// The node has its new name in place of the old one.
+    fn moved(&self, node: &Node, from: &Side<'_>, to: &Side<'_>) {
+        let link = Link { parent: to.parent.clone(), name: to.name.into() };
+        let old = {
+            let mut state = node.state.lock();
+            let i = state.links.iter().position(|l| l.is(from.parent, from.name));
+            let known = state.links.iter().any(|l| l.is(to.parent, to.name));
+            match i {
+                Some(i) if !known => Some(std::mem::replace(&mut state.links[i], link)),
+                Some(i) => Some(state.links.remove(i)),
+                None => {
+                    state.links.push(link);
+                    None
+                }
+            }
+        };
+        // Its parent may go with it: not under the lock.
+        drop(old);
+    }
+}
+
+/// Whether `node` is `dir` or somewhere inside of it.
+fn is_within(node: &Arc<Node>, dir: &Arc<Node>) -> bool {
+    let mut at = Some(node.clone());
+    while let Some(n) = at {
+        if Arc::ptr_eq(&n, dir) {
+            return true;
+        }
+        at = n.first_link().map(|l| l.parent);
+    }
+    false
+}
+
+/// What rename(2) refuses.
+fn allowed(src: &Arc<Node>, p1: &Arc<Node>, dst: Option<&Arc<Node>>, p2: &Arc<Node>, exchange: bool) -> Result<()> {
+    if src.is_dir() && is_within(p2, src) {
+        return Err(Errno::INVAL);
+    }
+    let Some(dst) = dst else { return Ok(()) };
+    if dst.is_dir() && is_within(p1, dst) {
+        return Err(if exchange { Errno::INVAL } else { Errno::NOTEMPTY });
+    }
+    match (src.is_dir(), dst.is_dir()) {
+        (true, false) if !exchange => Err(Errno::NOTDIR),
+        (false, true) if !exchange => Err(Errno::ISDIR),
+        _ => Ok(()),
+    }
+}

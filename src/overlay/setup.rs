@@ -1,0 +1,228 @@
+//! From directories to a union.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::node::{Below, Node, State, Upper as UpperObject, UpperAt};
+use super::stack::{Layer, LowerAt, LowerDir, new_id};
+use super::{Config, Error, Layers, Overlay, ROOT, readdir};
+use crate::layer::Handle;
+use crate::vocab::dialect::{self, Prefix, STORED_STAT};
+use crate::vocab::{Errno, Kind, Result};
+
+/// As many layers as the kernel's union takes.
+const MAX_LAYERS: usize = 500;
+
+/// The writable layer with its work directory:
+///
+/// ```text
+/// WORK/work/    objects on their way; emptied at mount
+/// WORK/index/   the inode index: lower hard links that were copied up, by file handle
+/// ```
+#[derive(Debug)]
+pub(super) struct UpperTree {
+    pub(super) root: Handle,
+    pub(super) work: Handle,
+    /// `None` where the file system has no file handles: hard links break at copy-up there.
+    pub(super) index: Option<Handle>,
+    /// Name in `work` of a whiteout to make hard links of.
+    pub(super) whiteout: parking_lot::Mutex<Option<Vec<u8>>>,
+}
+
+impl Overlay {
+    /// Stacks the layers. The work directory's leftovers are cleared.
+    ///
+    /// # Errors
+    /// No layers, too many, or a work directory that can't be used.
+    pub fn new(layers: Layers, config: Config) -> std::result::Result<Self, Error> {
+        if layers.lowers.is_empty() && layers.upper.is_none() {
+            return Err(Error::refused("there is no layer", "name at least one with --lower"));
+        }
+        if layers.lowers.len() > MAX_LAYERS {
+            return Err(Error::refused(
+                format!("{} lower layers are more than {MAX_LAYERS}", layers.lowers.len()),
+                "merge some of them",
+            ));
+        }
+        let inodes = Arc::new(super::inodes::Inodes::default());
+        let mut prefix = config.prefix.unwrap_or(Prefix::Trusted);
+        let mut upper = None;
+        let mut upper_object = None;
+        if let Some(given) = layers.upper {
+            prefix = match config.prefix {
+                Some(p) => p,
+                None => probe_prefix(&given.work)?,
+            };
+            let st = given.dir.stat(b"").map_err(|e| Error::new("upper", e))?;
+            inodes.number((st.dev, st.ino));
+            upper_object = Some(UpperObject {
+                key: (st.dev, st.ino),
+                at: UpperAt::Name,
+                metacopy: false,
+                redirect: None,
+                impure: true,
+                attr_whiteouts: false,
+            });
+            upper = Some(prepare(given.dir, &given.work)?);
+        }
+        let lowers = lower_layers(layers.lowers)?;
+        for layer in &lowers {
+            inodes.number((layer.root.dev, layer.root.ino));
+        }
+        let dirs: SmallVec<_> = lowers.iter().map(|l| l.root.clone()).collect();
+        let state = State {
+            links: SmallVec::new(),
+            upper: upper_object,
+            below: Below::Dirs(dirs),
+            nlink: None,
+            default_acl: None,
+        };
+        let root = {
+            let state = parking_lot::Mutex::new(Some(state));
+            inodes.intern(&[], ROOT, |ino| {
+                // Made once: nobody else has the number.
+                let state = state.lock().take().unwrap_or_else(|| State {
+                    links: SmallVec::new(),
+                    upper: None,
+                    below: Below::Nothing,
+                    nlink: None,
+                    default_acl: None,
+                });
+                Node::new(ino, Kind::Dir, state, inodes.clone())
+            })
+        };
+        let open = config.open_files.max(16);
+        Ok(Self {
+            layers: lowers,
+            upper,
+            prefix,
+            inodes,
+            root,
+            dirs: quick_cache::sync::Cache::new(open),
+            files: quick_cache::sync::Cache::new(open),
+            listings: readdir::cache(),
+            hasher: std::hash::RandomState::new(),
+            temp: std::sync::atomic::AtomicU64::new(0),
+            moving: parking_lot::Mutex::new(()),
+            config,
+        })
+    }
+
+    /// How many inodes somebody refers to: the root alone once the kernel forgot all others.
+    pub fn node_count(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// The spelling of private attributes in use.
+    pub fn prefix(&self) -> Prefix {
+        self.prefix
+    }
+
+    /// Whether hard links of lower files stay together when one is changed.
+    pub fn has_index(&self) -> bool {
+        self.upper.as_ref().is_some_and(|u| u.index.is_some())
+    }
+}
+
+fn lower_layers(given: Vec<super::Lower>) -> std::result::Result<Vec<Layer>, Error> {
+    let mut layers = Vec::new();
+    let mut seen = HashSet::new();
+    for (i, lower) in given.into_iter().enumerate() {
+        let fail = |e| Error::new(format!("lower layer {}", i + 1), e);
+        let st = lower.dir.stat(b"").map_err(fail)?;
+        if !seen.insert((st.dev, st.ino)) {
+            return Err(Error::refused(format!("lower layer {} is given twice", i + 1), "name each layer once"));
+        }
+        let stored_owners = lower.dir.getxattr(b"", STORED_STAT).map_err(fail)?.is_some();
+        let attrs = [Prefix::Trusted, Prefix::User].map(|p| p.attr(dialect::OPAQUE));
+        let mut attr_whiteouts = false;
+        for attr in &attrs {
+            attr_whiteouts |= lower.dir.getxattr(b"", attr).map_err(fail)?.as_deref() == Some(b"x");
+        }
+        let root = Arc::new(LowerDir {
+            id: new_id(),
+            layer: i,
+            at: LowerAt::Root(lower.dir),
+            dev: st.dev,
+            ino: st.ino,
+            attr_whiteouts,
+            closed: false,
+        });
+        layers.push(Layer { root, stored_owners });
+    }
+    Ok(layers)
+}
+
+/// `trusted.` where we may, `user.` where not.
+fn probe_prefix(work: &Handle) -> std::result::Result<Prefix, Error> {
+    let attr = |p: Prefix| p.attr("onlay.probe");
+    for p in [Prefix::Trusted, Prefix::User] {
+        match work.setxattr(b"", &attr(p), b"y", 0) {
+            Ok(()) => {
+                work.removexattr(b"", &attr(p)).map_err(|e| Error::new("work directory", e))?;
+                return Ok(p);
+            }
+            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::ACCESS) => {}
+            Err(e) => return Err(Error::new("extended attributes of the work directory", e)),
+        }
+    }
+    Err(Error::new("extended attributes of the work directory", Errno::OPNOTSUPP)
+        .with_hint("the upper and work directories need a file system with user.* extended attributes"))
+}
+
+fn prepare(root: Handle, given: &Handle) -> std::result::Result<UpperTree, Error> {
+    let fail = |e| {
+        Error::new("cannot prepare the work directory", e)
+            .with_hint("it must be an empty directory of its own on the upper's file system, writable for you")
+    };
+    let work = subdir(given, b"work").map_err(fail)?;
+    clear(&work).map_err(fail)?;
+    let index = match given.file_handle(b"").map_err(fail)? {
+        Some(_) => Some(subdir(given, b"index").map_err(fail)?),
+        None => None,
+    };
+    Ok(UpperTree { root, work, index, whiteout: parking_lot::Mutex::new(None) })
+}
+
+fn subdir(dir: &Handle, name: &[u8]) -> Result<Handle> {
+    match dir.mkdir(name, 0o700) {
+        Ok(()) | Err(Errno::EXIST) => dir.open_dir(name),
+        Err(e) => Err(e),
+    }
+}
+
+/// Removes everything in `dir`.
+pub(super) fn clear(dir: &Handle) -> Result<()> {
+    // A stack of our own: what is left over may be deep.
+    let mut open = vec![(dir.clone(), Vec::new())];
+    while let Some((at, _)) = open.last() {
+        let at = at.clone();
+        let mut names = Vec::new();
+        at.list(&mut |e| names.push(e.name.to_vec()))?;
+        let mut deeper = None;
+        for name in names {
+            match at.unlink(&name) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::ISDIR | Errno::PERM) => match at.rmdir(&name) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(Errno::NOTEMPTY) => {
+                        deeper = Some((at.open_dir(&name)?, name));
+                        break;
+                    }
+                    Err(e) => return Err(e),
+                },
+                Err(e) => return Err(e),
+            }
+        }
+        if let Some(next) = deeper {
+            open.push(next);
+        } else if let Some((_, name)) = open.pop()
+            && let Some((parent, _)) = open.last()
+        {
+            parent.rmdir(&name)?;
+        }
+    }
+    Ok(())
+}

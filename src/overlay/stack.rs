@@ -1,0 +1,341 @@
+//! The lower layers: what a name is in them, from the top one down.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use smallvec::SmallVec;
+
+use super::Overlay;
+use crate::layer::Handle;
+use crate::vocab::dialect::{self, AUFS_OPAQUE, FUSE_OVERLAYFS_OPAQUE, STORED_STAT};
+use crate::vocab::owner::{OVERFLOW, StoredStat};
+use crate::vocab::{Errno, Kind, Result, Stat};
+
+/// A redirect may lead to another, but not for ever.
+const MAX_REDIRECTS: u32 = 40;
+
+/// One lower layer.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub(super) root: Arc<LowerDir>,
+    /// Its objects carry ownership in an attribute.
+    pub(super) stored_owners: bool,
+}
+
+/// A directory of a lower layer. It never changes, so neither does anything known about it.
+#[derive(Debug)]
+pub(super) struct LowerDir {
+    /// Key of its handle in the cache.
+    pub(super) id: u64,
+    /// Index of its layer, 0 for the top one.
+    pub(super) layer: usize,
+    /// Where it is; a layer's root holds its handle instead.
+    pub(super) at: LowerAt,
+    pub(super) dev: u64,
+    pub(super) ino: u64,
+    /// It may hold attribute whiteouts (`opaque` is `x`).
+    pub(super) attr_whiteouts: bool,
+    /// Nothing in it is shown: the root of a pseudo file system.
+    pub(super) closed: bool,
+}
+
+/// Where a directory of a lower is.
+#[derive(Debug)]
+pub(super) enum LowerAt {
+    Root(Handle),
+    Child(Arc<LowerDir>, Box<[u8]>),
+}
+
+/// Where a non-directory of a lower is.
+#[derive(Clone, Debug)]
+pub(super) struct LowerPos {
+    pub(super) dir: Arc<LowerDir>,
+    pub(super) name: Box<[u8]>,
+}
+
+/// What a name is in the lower layers.
+#[derive(Clone, Debug)]
+pub(super) enum Lower {
+    /// A directory: the same one in each layer that adds to it, top first.
+    Dir { dirs: SmallVec<[Arc<LowerDir>; 2]>, stat: Stat },
+    /// Anything else; `data` is elsewhere for a metacopy.
+    Other { pos: LowerPos, data: Option<LowerPos>, stat: Stat },
+}
+
+/// The union's attributes on one object.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Marks {
+    pub(super) opaque: bool,
+    pub(super) attr_whiteouts: bool,
+    pub(super) impure: bool,
+    pub(super) whiteout: bool,
+    pub(super) metacopy: bool,
+    pub(super) redirect: Option<Vec<u8>>,
+    pub(super) ino: Option<u64>,
+    pub(super) nlink: Option<i64>,
+    pub(super) origin: Option<Vec<u8>>,
+    pub(super) stored: Option<StoredStat>,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// A number that nothing else in this process has.
+pub(super) fn new_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
+impl Overlay {
+    /// Reads the union's attributes of `name`: one system call where there are none.
+    pub(super) fn marks(&self, dir: &Handle, name: &[u8]) -> Result<Marks> {
+        let mut marks = Marks::default();
+        let prefix = self.prefix;
+        for attr in dir.listxattr(name)? {
+            if attr == STORED_STAT {
+                if let Some(v) = dir.getxattr(name, &attr)? {
+                    marks.stored = StoredStat::parse(&v);
+                }
+                continue;
+            }
+            if attr == FUSE_OVERLAYFS_OPAQUE {
+                marks.opaque |= dir.getxattr(name, &attr)?.as_deref() == Some(b"y");
+                continue;
+            }
+            let Some(short) = attr.strip_prefix(prefix.as_bytes()) else { continue };
+            let Some(v) = dir.getxattr(name, &attr)? else { continue };
+            match std::str::from_utf8(short).unwrap_or_default() {
+                dialect::OPAQUE => match v.as_slice() {
+                    b"y" => marks.opaque = true,
+                    b"x" => marks.attr_whiteouts = true,
+                    _ => {}
+                },
+                dialect::REDIRECT => marks.redirect = Some(v),
+                dialect::METACOPY => marks.metacopy = true,
+                dialect::IMPURE => marks.impure = v == b"y",
+                dialect::WHITEOUT => marks.whiteout = true,
+                dialect::INO => marks.ino = v.try_into().ok().map(u64::from_le_bytes),
+                dialect::ORIGIN => marks.origin = Some(v),
+                dialect::NLINK => marks.nlink = parse_nlink(&v),
+                _ => {}
+            }
+        }
+        Ok(marks)
+    }
+
+    /// The handle of a lower directory.
+    pub(super) fn lower_handle(&self, dir: &Arc<LowerDir>) -> Result<Handle> {
+        // Climb to the nearest one that is open, then open downwards: no recursion, however deep the tree.
+        let mut missing = Vec::new();
+        let mut at = dir;
+        let mut handle = loop {
+            match &at.at {
+                LowerAt::Root(h) => break h.clone(),
+                LowerAt::Child(parent, _) => {
+                    if let Some(h) = self.dirs.get(&at.id) {
+                        break h;
+                    }
+                    missing.push(at);
+                    at = parent;
+                }
+            }
+        };
+        for dir in missing.into_iter().rev() {
+            if let LowerAt::Child(_, name) = &dir.at {
+                handle = handle.open_dir(name)?;
+                self.dirs.insert(dir.id, handle.clone());
+            }
+        }
+        Ok(handle)
+    }
+
+    /// What `name` is in `dirs`, the same directory in several layers, top first.
+    pub(super) fn step_lower(&self, dirs: &[Arc<LowerDir>], name: &[u8]) -> Result<Option<Lower>> {
+        self.step(dirs, name, 0)
+    }
+
+    fn step(&self, dirs: &[Arc<LowerDir>], name: &[u8], depth: u32) -> Result<Option<Lower>> {
+        if depth > MAX_REDIRECTS {
+            return Err(Errno::LOOP);
+        }
+        let mut found: SmallVec<[Arc<LowerDir>; 2]> = SmallVec::new();
+        let mut top = None;
+        for (i, dir) in dirs.iter().enumerate() {
+            if dir.closed {
+                continue;
+            }
+            let handle = self.lower_handle(dir)?;
+            let stat = match handle.stat(name) {
+                Ok(st) => st,
+                Err(Errno::NOENT) => {
+                    if self.config.aufs && self.aufs_hides(&handle, name)? {
+                        break;
+                    }
+                    continue;
+                }
+                Err(Errno::NAMETOOLONG) => continue,
+                Err(e) => return Err(e),
+            };
+            if self.config.hide.contains(&(stat.dev, stat.ino)) {
+                continue;
+            }
+            if stat.is_whiteout() {
+                break;
+            }
+            if stat.kind != Kind::Dir {
+                if !found.is_empty() || (self.config.aufs && dialect::aufs(name) != dialect::Aufs::Plain) {
+                    break;
+                }
+                return self.lower_other(&dirs[i..], &handle, name, stat, depth);
+            }
+            let last = i + 1 == dirs.len() && found.is_empty() && !self.layers[dir.layer].stored_owners;
+            // The bottom layer's own marks still tell of attribute whiteouts, but those hide nothing below the bottom:
+            // they only have to be left out of listings, so they are looked for when listing.
+            let marks = if last && !self.config.marked_bottom { Marks::default() } else { self.marks(&handle, name)? };
+            let closed = stat.mount_root
+                && self.config.close_pseudo
+                && handle.open_dir(name).and_then(|h| h.is_pseudo()).unwrap_or(true);
+            let child = Arc::new(LowerDir {
+                id: new_id(),
+                layer: dir.layer,
+                at: LowerAt::Child(dir.clone(), name.into()),
+                dev: stat.dev,
+                ino: stat.ino,
+                attr_whiteouts: marks.attr_whiteouts,
+                closed,
+            });
+            if top.is_none() {
+                top = Some(self.shown(stat, marks.stored.as_ref().filter(|_| self.layers[dir.layer].stored_owners)));
+            }
+            found.push(child.clone());
+            if marks.opaque || (self.config.aufs && self.aufs_opaque(&child)?) {
+                break;
+            }
+            if let Some(path) = marks.redirect {
+                if let Some(Lower::Dir { dirs: more, .. }) = self.redirected(dir, name, &path, dir.layer + 1, depth)? {
+                    found.extend(more);
+                }
+                break;
+            }
+        }
+        Ok(top.map(|stat| Lower::Dir { dirs: found, stat }))
+    }
+
+    /// A non-directory of `dirs[0]`, with its data from further down if it is a metacopy.
+    fn lower_other(
+        &self,
+        dirs: &[Arc<LowerDir>],
+        handle: &Handle,
+        name: &[u8],
+        mut stat: Stat,
+        depth: u32,
+    ) -> Result<Option<Lower>> {
+        let dir = &dirs[0];
+        let pos = LowerPos { dir: dir.clone(), name: name.into() };
+        let stored = self.layers[dir.layer].stored_owners;
+        if stat.kind != Kind::File || (dirs.len() == 1 && !stored && !dir.attr_whiteouts) {
+            // A metacopy in the bottom layer has no data anywhere; a redirect in it leads nowhere either.
+            return Ok(Some(Lower::Other { pos, data: None, stat: self.shown(stat, None) }));
+        }
+        let marks = self.marks(handle, name)?;
+        if dir.attr_whiteouts && marks.whiteout && stat.size == 0 {
+            return Ok(None);
+        }
+        let mut data = None;
+        if marks.metacopy {
+            let below = match &marks.redirect {
+                Some(path) => self.redirected(dir, name, path, dir.layer + 1, depth)?,
+                None => self.step(&dirs[1..], name, depth + 1)?,
+            };
+            let Some(Lower::Other { pos, data: deeper, stat: below, .. }) = below else { return Err(Errno::IO) };
+            stat.blocks = below.blocks;
+            data = deeper.or(Some(pos));
+        }
+        let stat = self.shown(stat, marks.stored.as_ref().filter(|_| stored));
+        Ok(Some(Lower::Other { pos, data, stat }))
+    }
+
+    /// Follows a redirect found on `name` in `dir`, into the layers from `first` on.
+    fn redirected(
+        &self,
+        dir: &Arc<LowerDir>,
+        name: &[u8],
+        path: &[u8],
+        first: usize,
+        depth: u32,
+    ) -> Result<Option<Lower>> {
+        let mut full;
+        let path = if path.starts_with(b"/") {
+            path
+        } else {
+            full = lower_path(dir);
+            full.push(b'/');
+            full.extend_from_slice(path);
+            &full
+        };
+        log::trace!("{}: redirect to {}", String::from_utf8_lossy(name), String::from_utf8_lossy(path));
+        self.walk(path, first, depth + 1)
+    }
+
+    /// What an absolute path is in the layers from `first` on, merged.
+    pub(super) fn walk(&self, path: &[u8], first: usize, depth: u32) -> Result<Option<Lower>> {
+        let mut dirs: SmallVec<[Arc<LowerDir>; 2]> = self.layers.iter().skip(first).map(|l| l.root.clone()).collect();
+        let mut names = path.split(|b| *b == b'/').filter(|n| !n.is_empty()).peekable();
+        while let Some(name) = names.next() {
+            if name == b"." || name == b".." {
+                return Err(Errno::IO);
+            }
+            match self.step(&dirs, name, depth + 1)? {
+                None => return Ok(None),
+                found if names.peek().is_none() => return Ok(found),
+                Some(Lower::Dir { dirs: next, .. }) => dirs = next,
+                Some(Lower::Other { .. }) => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    /// A layer's stat as the view shows it, but for inode and link numbers.
+    pub(super) fn shown(&self, mut stat: Stat, stored: Option<&StoredStat>) -> Stat {
+        if let Some(stored) = stored {
+            return stored.apply(stat);
+        }
+        if self.config.foreign_as_root {
+            stat.uid = if stat.uid == OVERFLOW { 0 } else { stat.uid };
+            stat.gid = if stat.gid == OVERFLOW { 0 } else { stat.gid };
+        }
+        stat
+    }
+
+    fn aufs_hides(&self, dir: &Handle, name: &[u8]) -> Result<bool> {
+        let whiteout = [dialect::AUFS_PREFIX, name].concat();
+        match dir.stat(&whiteout) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub(super) fn aufs_opaque(&self, dir: &Arc<LowerDir>) -> Result<bool> {
+        match self.lower_handle(dir)?.stat(AUFS_OPAQUE) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// The path of a lower directory in its own layer; the root's is empty.
+fn lower_path(dir: &Arc<LowerDir>) -> Vec<u8> {
+    let mut names = Vec::new();
+    let mut at = dir;
+    while let LowerAt::Child(parent, name) = &at.at {
+        names.push(name);
+        at = parent;
+    }
+    names.iter().rev().flat_map(|n| [b"/", &n[..]].concat()).collect()
+}
+
+/// `U+1`, `U-2`: what to add to the upper's link count. (`L`, relative to the lower's, is what the kernel leaves when it
+/// is interrupted.)
+fn parse_nlink(value: &[u8]) -> Option<i64> {
+    std::str::from_utf8(value.strip_prefix(b"U")?).ok()?.parse().ok()
+}
