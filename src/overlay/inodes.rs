@@ -81,28 +81,24 @@ impl Inodes {
                 return node;
             }
         }
-        loop {
-            let Some(key) = keys.first() else { return self.number_node(want, &make) };
-            match self.by_key.entry(*key) {
-                Entry::Occupied(mut e) => {
-                    if let Some(node) = e.get().upgrade() {
-                        drop(e);
-                        return node;
-                    }
-                    let node = self.number_node(want, &make);
-                    e.insert(Arc::downgrade(&node));
-                    drop(e);
-                    self.add_keys(&node, &keys[1..]);
+        let Some(key) = keys.first() else { return self.number_node(want, &make) };
+        let node = match self.by_key.entry(*key) {
+            Entry::Occupied(mut e) => {
+                if let Some(node) = e.get().upgrade() {
                     return node;
                 }
-                Entry::Vacant(e) => {
-                    let node = self.number_node(want, &make);
-                    e.insert(Arc::downgrade(&node));
-                    self.add_keys(&node, &keys[1..]);
-                    return node;
-                }
+                let node = self.number_node(want, &make);
+                e.insert(Arc::downgrade(&node));
+                node
             }
-        }
+            Entry::Vacant(e) => {
+                let node = self.number_node(want, &make);
+                e.insert(Arc::downgrade(&node));
+                node
+            }
+        };
+        self.add_keys(&node, &keys[1..]);
+        node
     }
 
     /// Gives the node a number: the wanted one unless another node has it.

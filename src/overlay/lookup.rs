@@ -24,6 +24,7 @@ pub(super) struct Found {
 
 /// What the upper has under a name.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "it lives for one lookup; a box would cost each of them an allocation")]
 pub(super) enum InUpper {
     Nothing,
     Whiteout,

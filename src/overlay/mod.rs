@@ -14,6 +14,7 @@
 //! | [`copy_up`] | lower to upper |
 //! | [`create`], [`remove`], [`rename`] | changes of names |
 //! | [`attr`], [`xattr`], [`file`] | changes of everything else |
+//! | [`changes`](changes()) | what an upper changes |
 //! | [`setup`] | from directories to a union, or a reason why not |
 //!
 //! # Locks, on one page
@@ -27,6 +28,7 @@
 //!   holds no other lock; publishing takes the parent's `names` for an instant. A lookup never waits for a copy-up.
 
 mod attr;
+mod changes;
 mod copy_up;
 mod create;
 mod error;
@@ -49,6 +51,7 @@ use crate::layer::{File, Handle};
 use crate::vocab::dialect::Prefix;
 use crate::vocab::{Kind, SetTime, Stat};
 
+pub use changes::{Change, How, changes};
 pub use error::Error;
 pub use inodes::ROOT;
 

@@ -221,7 +221,13 @@ impl Overlay {
     }
 
     /// An entry's kind; `None` for a whiteout.
-    fn kind_unless_whiteout(&self, dir: &Handle, name: &[u8], kind: Option<Kind>, attrs: bool) -> Result<Option<Kind>> {
+    pub(super) fn kind_unless_whiteout(
+        &self,
+        dir: &Handle,
+        name: &[u8],
+        kind: Option<Kind>,
+        attrs: bool,
+    ) -> Result<Option<Kind>> {
         match kind {
             Some(Kind::Char) | None => match dir.stat(name) {
                 Ok(st) if st.is_whiteout() => Ok(None),
@@ -246,7 +252,7 @@ impl Listing {
     }
 }
 
-fn entries(dir: &Handle) -> Result<Vec<(Vec<u8>, u64, Option<Kind>)>> {
+pub(super) fn entries(dir: &Handle) -> Result<Vec<(Vec<u8>, u64, Option<Kind>)>> {
     let mut all = Vec::new();
     dir.list(&mut |e| all.push((e.name.to_vec(), e.ino, e.kind)))?;
     Ok(all)

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::Overlay;
 use crate::layer::Handle;
-use crate::vocab::dialect::{self, AUFS_OPAQUE, FUSE_OVERLAYFS_OPAQUE, STORED_STAT};
+use crate::vocab::dialect::{self, AUFS_OPAQUE, FUSE_OVERLAYFS_OPAQUE, Prefix, STORED_STAT};
 use crate::vocab::owner::{OVERFLOW, StoredStat};
 use crate::vocab::{Errno, Kind, Result, Stat};
 
@@ -84,41 +84,45 @@ pub(super) fn new_id() -> u64 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
-impl Overlay {
-    /// Reads the union's attributes of `name`: one system call where there are none.
-    pub(super) fn marks(&self, dir: &Handle, name: &[u8]) -> Result<Marks> {
-        let mut marks = Marks::default();
-        let prefix = self.prefix;
-        for attr in dir.listxattr(name)? {
-            if attr == STORED_STAT {
-                if let Some(v) = dir.getxattr(name, &attr)? {
-                    marks.stored = StoredStat::parse(&v);
-                }
-                continue;
+/// Reads the union's attributes of `name`: one system call where there are none.
+pub(super) fn read_marks(dir: &Handle, name: &[u8], prefix: Prefix) -> Result<Marks> {
+    let mut marks = Marks::default();
+    for attr in dir.listxattr(name)? {
+        if attr == STORED_STAT {
+            if let Some(v) = dir.getxattr(name, &attr)? {
+                marks.stored = StoredStat::parse(&v);
             }
-            if attr == FUSE_OVERLAYFS_OPAQUE {
-                marks.opaque |= dir.getxattr(name, &attr)?.as_deref() == Some(b"y");
-                continue;
-            }
-            let Some(short) = attr.strip_prefix(prefix.as_bytes()) else { continue };
-            let Some(v) = dir.getxattr(name, &attr)? else { continue };
-            match std::str::from_utf8(short).unwrap_or_default() {
-                dialect::OPAQUE => match v.as_slice() {
-                    b"y" => marks.opaque = true,
-                    b"x" => marks.attr_whiteouts = true,
-                    _ => {}
-                },
-                dialect::REDIRECT => marks.redirect = Some(v),
-                dialect::METACOPY => marks.metacopy = true,
-                dialect::IMPURE => marks.impure = v == b"y",
-                dialect::WHITEOUT => marks.whiteout = true,
-                dialect::INO => marks.ino = v.try_into().ok().map(u64::from_le_bytes),
-                dialect::ORIGIN => marks.origin = Some(v),
-                dialect::NLINK => marks.nlink = parse_nlink(&v),
-                _ => {}
-            }
+            continue;
         }
-        Ok(marks)
+        if attr == FUSE_OVERLAYFS_OPAQUE {
+            marks.opaque |= dir.getxattr(name, &attr)?.as_deref() == Some(b"y");
+            continue;
+        }
+        let Some(short) = attr.strip_prefix(prefix.as_bytes()) else { continue };
+        let Some(v) = dir.getxattr(name, &attr)? else { continue };
+        match std::str::from_utf8(short).unwrap_or_default() {
+            dialect::OPAQUE => match v.as_slice() {
+                b"y" => marks.opaque = true,
+                b"x" => marks.attr_whiteouts = true,
+                _ => {}
+            },
+            dialect::REDIRECT => marks.redirect = Some(v),
+            dialect::METACOPY => marks.metacopy = true,
+            dialect::IMPURE => marks.impure = v == b"y",
+            dialect::WHITEOUT => marks.whiteout = true,
+            dialect::INO => marks.ino = v.try_into().ok().map(u64::from_le_bytes),
+            dialect::ORIGIN => marks.origin = Some(v),
+            dialect::NLINK => marks.nlink = parse_nlink(&v),
+            _ => {}
+        }
+    }
+    Ok(marks)
+}
+
+impl Overlay {
+    /// The union's attributes of `name`.
+    pub(super) fn marks(&self, dir: &Handle, name: &[u8]) -> Result<Marks> {
+        read_marks(dir, name, self.prefix)
     }
 
     /// The handle of a lower directory.
