@@ -1,1 +1,21 @@
-//! (being built)
+//! The union, served to the kernel over `/dev/fuse`.
+//!
+//! [`mount`] attaches a fuse mount to a directory and knows how to detach just that one; [`session`] answers its
+//! requests until it is gone. In between, [`adapter`] turns each request into one call of the union, and [`convert`]
+//! turns types. All of it can be used in steps, so that a process can mount while it has one thread and serve later.
+
+mod adapter;
+mod convert;
+mod error;
+pub mod mount;
+pub mod session;
+
+pub use error::Error;
+pub use mount::{Mount, Options};
+pub use session::{Session, Tuning};
+
+/// The virtual attribute of a mount's root that tells the daemon's process id.
+pub const PID_ATTR: &str = "user.onlay.pid";
+
+/// The file system type in `/proc/mounts`.
+pub const FS_TYPE: &str = "fuse.onlay";

@@ -1,0 +1,85 @@
+//! Why a mount could not be made or served.
+
+use std::io;
+use std::path::PathBuf;
+
+/// What went wrong with a mount.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `/dev/fuse` is missing or may not be used.
+    #[error("/dev/fuse: {0}")]
+    Device(#[source] io::Error),
+    /// The mountpoint can't be used.
+    #[error("mountpoint {}: {why}", path.display())]
+    Mountpoint {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        why: io::Error,
+    },
+    /// mount(2) failed.
+    #[error("mount on {}: {why}", path.display())]
+    Mount {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        why: io::Error,
+    },
+    /// An ordinary user needs the set-user-id helper, and it is not there.
+    #[error("fusermount3 is not installed, and only root may mount on {} without it", path.display())]
+    NoHelper {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The set-user-id helper said no.
+    #[error("mount on {}: {said}", path.display())]
+    Helper {
+        /// Where.
+        path: PathBuf,
+        /// Its words.
+        said: String,
+    },
+    /// umount2(2) failed.
+    #[error("unmount {}: {why}", path.display())]
+    Unmount {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        why: io::Error,
+    },
+    /// The conversation with the kernel failed.
+    #[error("FUSE session: {0}")]
+    Session(#[source] io::Error),
+}
+
+impl Error {
+    /// What to do about it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        let kind = |e: &io::Error| e.kind();
+        Some(match self {
+            Self::Device(e) if kind(e) == io::ErrorKind::NotFound => {
+                "load the kernel's FUSE module (`modprobe fuse` as root), or pass /dev/fuse into this container".into()
+            }
+            Self::Device(e) if kind(e) == io::ErrorKind::PermissionDenied => {
+                "allow it for everybody, as root: chmod 666 /dev/fuse".into()
+            }
+            Self::Mountpoint { path, why } if kind(why) == io::ErrorKind::NotFound => {
+                format!("make it first: mkdir {}", path.display())
+            }
+            Self::Mountpoint { why, .. } if kind(why) == io::ErrorKind::NotADirectory => {
+                "name an existing directory".into()
+            }
+            Self::Mountpoint { path, why } if why.raw_os_error() == Some(libc::ENOTCONN) => {
+                format!("a daemon died there; clear it away: onlay umount {}", path.display())
+            }
+            Self::NoHelper { .. } => "install the package fuse3, or mount inside a user namespace (unshare -rm)".into(),
+            Self::Helper { said, .. } if said.contains("user_allow_other") => {
+                "leave allow_other away, or let root add user_allow_other to /etc/fuse.conf".into()
+            }
+            Self::Unmount { path, why } if why.raw_os_error() == Some(libc::EBUSY) => {
+                format!("see who uses it with `fuser -vm {}`, or detach it at once with --lazy", path.display())
+            }
+            _ => return None,
+        })
+    }
+}
