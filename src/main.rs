@@ -1,5 +1,7 @@
-//! The `onlay` binary: everything is in the library.
+//! The binary `onlay`: everything is in the library.
 
-fn main() -> std::process::ExitCode {
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
     onlay::cli::run(std::env::args_os())
 }

@@ -1,10 +1,65 @@
 //! The command line: one file per verb.
 
+mod daemon;
+mod diff;
+mod error;
+mod layers;
+mod mount;
+mod options;
+mod umount;
+
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// Parses `args` (the program's name first), runs the verb, returns the exit code.
+use clap::{Parser, Subcommand};
+
+/// A union filesystem in userspace, and processes that live in it: no root needed.
+#[derive(Debug, Parser)]
+#[command(name = "onlay", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(after_help = "Each command has examples: onlay COMMAND --help")]
+struct Onlay {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Stack directories and mount the merged view
+    Mount(mount::Args),
+    /// Unmount a merged view, once everything is written
+    #[command(visible_alias = "unmount")]
+    Umount(umount::Args),
+    /// List what an upper directory changes
+    Diff(diff::Args),
+}
+
+/// Exit code for a command line that makes no sense.
+const USAGE: u8 = 2;
+
+/// Parses `args` (the program's name first), runs the verb, returns the exit code. What goes wrong is told on stderr.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
-    drop(args);
-    ExitCode::from(125)
+    let onlay = match Onlay::try_parse_from(args) {
+        Ok(onlay) => onlay,
+        Err(e) => {
+            // Help and version go to stdout and are no failure.
+            let failed = e.use_stderr();
+            return match e.print() {
+                Ok(()) if !failed => ExitCode::SUCCESS,
+                Ok(()) | Err(_) => ExitCode::from(USAGE),
+            };
+        }
+    };
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("ONLAY_LOG", "warn"))
+        .format_timestamp(None)
+        .format_target(false)
+        .init();
+    let done = match onlay.verb {
+        Verb::Mount(args) => mount::run(args),
+        Verb::Umount(args) => umount::run(&args),
+        Verb::Diff(args) => diff::run(&args),
+    };
+    match done {
+        Ok(code) => code,
+        Err(e) => e.report(),
+    }
 }

@@ -1,0 +1,66 @@
+//! One clear line, one hint.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
+
+use anstyle::{AnsiColor, Style};
+
+/// Why a verb failed.
+#[derive(Debug)]
+pub(super) struct Error {
+    message: String,
+    hint: Option<String>,
+    code: u8,
+}
+
+impl Error {
+    pub(super) fn new(message: impl Display) -> Self {
+        Self { message: message.to_string(), hint: None, code: 1 }
+    }
+
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Prints it; the exit code.
+    pub(super) fn report(&self) -> ExitCode {
+        say("", AnsiColor::Red, &self.message);
+        if let Some(hint) = &self.hint {
+            line(format_args!("{}hint:{} {hint}", style(AnsiColor::Cyan), style(AnsiColor::Cyan).render_reset()));
+        }
+        ExitCode::from(self.code)
+    }
+}
+
+/// A word on stderr that is no failure.
+pub(super) fn warn(message: impl Display) {
+    say("warning: ", AnsiColor::Yellow, &message.to_string());
+}
+
+fn say(kind: &str, colour: AnsiColor, message: &str) {
+    let style = style(colour);
+    line(format_args!("{style}onlay:{} {kind}{message}", style.render_reset()));
+}
+
+fn style(colour: AnsiColor) -> Style {
+    Style::new().bold().fg_color(Some(colour.into()))
+}
+
+fn line(words: std::fmt::Arguments<'_>) {
+    // Whoever closed stderr does not want to know.
+    writeln!(anstream::stderr(), "{words}").ok();
+}
+
+impl From<crate::fuse::Error> for Error {
+    fn from(e: crate::fuse::Error) -> Self {
+        Self { message: e.to_string(), hint: e.hint(), code: 1 }
+    }
+}
+
+impl From<crate::overlay::Error> for Error {
+    fn from(e: crate::overlay::Error) -> Self {
+        Self { message: e.to_string(), hint: e.hint(), code: 1 }
+    }
+}

@@ -1,0 +1,206 @@
+//! The directories to stack: checked, locked, opened.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use super::error::Error;
+use crate::layer::{Handle, disk};
+use crate::overlay::{Layers, Lower, Upper};
+use crate::vocab::dialect::Prefix;
+
+/// What to stack, as given.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Given {
+    pub(super) lowers: Vec<PathBuf>,
+    pub(super) upper: Option<PathBuf>,
+    pub(super) work: Option<PathBuf>,
+}
+
+/// What to stack, open. The upper is ours as long as this lives.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) layers: Layers,
+    /// Locked with flock(2): upper and work.
+    pub(super) locks: Vec<OwnedFd>,
+    /// Device and inode numbers of upper and work.
+    pub(super) writable: Vec<(u64, u64)>,
+}
+
+/// A directory that exists.
+struct Dir {
+    given: PathBuf,
+    real: PathBuf,
+    what: &'static str,
+}
+
+impl Given {
+    /// Checks everything, then opens it. `inside` allows an upper that lies in a lower layer (it has to be hidden then).
+    pub(super) fn open(&self, inside: bool) -> Result<Opened, Error> {
+        if self.lowers.is_empty() && self.upper.is_none() {
+            return Err(Error::new("no layer to show").hint("name the layers with --lower DIR, the top one first"));
+        }
+        let lowers: Vec<_> = self.lowers.iter().map(|p| Dir::check("lower layer", p)).collect::<Result<_, _>>()?;
+        let writable = match (&self.upper, &self.work) {
+            (None, None) => None,
+            (Some(upper), Some(work)) => {
+                Some((Dir::check("upper directory", upper)?, Dir::check("work directory", work)?))
+            }
+            (Some(upper), None) => {
+                return Err(Error::new(format!("upper directory {} has no work directory", upper.display()))
+                    .hint("add --work DIR: an empty directory on the same file system"));
+            }
+            (None, Some(work)) => {
+                return Err(Error::new(format!("work directory {} has no upper directory", work.display()))
+                    .hint("add --upper DIR, or leave --work away for a read-only view"));
+            }
+        };
+        let mut opened =
+            Opened { layers: Layers { upper: None, lowers: Vec::new() }, locks: Vec::new(), writable: Vec::new() };
+        if let Some((upper, work)) = &writable {
+            refuse_overlap(upper, work)?;
+            for lower in lowers.iter().filter(|_| !inside) {
+                refuse_overlap(upper, lower)?;
+                refuse_overlap(work, lower)?;
+            }
+            opened.take(upper, work)?;
+        }
+        for lower in &lowers {
+            opened.layers.lowers.push(Lower { dir: lower.open(false)? });
+        }
+        Ok(opened)
+    }
+
+    /// Refuses a mountpoint inside a layer: the layer would then contain the view of itself.
+    pub(super) fn refuse_inside(&self, mountpoint: &Path) -> Result<(), Error> {
+        // A mountpoint that does not exist is somebody else's error.
+        let Ok(real) = mountpoint.canonicalize() else { return Ok(()) };
+        for layer in self.lowers.iter().chain(&self.upper).chain(&self.work) {
+            let inside = layer.canonicalize().is_ok_and(|layer| real != layer && real.starts_with(layer));
+            if inside {
+                let (at, layer) = (mountpoint.display(), layer.display());
+                return Err(Error::new(format!(
+                    "mountpoint {at} is inside the layer {layer}, which would show itself"
+                ))
+                .hint("choose a mountpoint outside of all layers"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Opened {
+    fn take(&mut self, upper: &Dir, work: &Dir) -> Result<(), Error> {
+        let (u, w) = (upper.stat()?, work.stat()?);
+        if u.0 != w.0 {
+            return Err(Error::new(format!(
+                "work directory {} is not on the file system of the upper directory {}",
+                work.given.display(),
+                upper.given.display()
+            ))
+            .hint("make it beside the upper: objects move from work to upper in one step"));
+        }
+        for dir in [upper, work] {
+            dir.refuse_read_only()?;
+            self.locks.push(dir.lock()?);
+        }
+        self.writable = vec![u, w];
+        self.layers.upper = Some(Upper { dir: upper.open(true)?, work: work.open(true)? });
+        Ok(())
+    }
+}
+
+/// Opens one directory to read.
+pub(super) fn open_one(what: &'static str, path: &Path) -> Result<Handle, Error> {
+    Dir::check(what, path)?.open(false)
+}
+
+impl Dir {
+    fn check(what: &'static str, given: &Path) -> Result<Self, Error> {
+        let fail = |e: std::io::Error| {
+            let error = Error::new(format!("{what} {}: {}", given.display(), why(&e)));
+            match e.kind() {
+                std::io::ErrorKind::NotFound => error.hint(format!("make it first: mkdir -p {}", given.display())),
+                std::io::ErrorKind::PermissionDenied => error.hint("you need to be allowed to read and search it"),
+                _ => error,
+            }
+        };
+        let real = given.canonicalize().map_err(fail)?;
+        if !real.metadata().map_err(fail)?.is_dir() {
+            return Err(Error::new(format!("{what} {}: not a directory", given.display()))
+                .hint("a layer is a directory; unpack an archive or mount an image file first"));
+        }
+        Ok(Self { given: given.into(), real, what })
+    }
+
+    fn fail(&self, e: rustix::io::Errno) -> Error {
+        Error::new(format!("{} {}: {}", self.what, self.given.display(), why(&e.into())))
+    }
+
+    fn open(&self, writable: bool) -> Result<Handle, Error> {
+        disk::Object::open(&self.real, writable).map(Handle::Disk).map_err(|e| self.fail(e))
+    }
+
+    fn stat(&self) -> Result<(u64, u64), Error> {
+        let st = rustix::fs::stat(&self.real).map_err(|e| self.fail(e))?;
+        Ok((st.st_dev, st.st_ino))
+    }
+
+    fn refuse_read_only(&self) -> Result<(), Error> {
+        use rustix::fs::Access;
+        match rustix::fs::accessat(rustix::fs::CWD, &self.real, Access::WRITE_OK, rustix::fs::AtFlags::EACCESS) {
+            Ok(()) => Ok(()),
+            Err(e) => Err(self.fail(e).hint("it must be writable for you; leave --upper away for a read-only view")),
+        }
+    }
+
+    fn lock(&self) -> Result<OwnedFd, Error> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(&self.real, flags, Mode::empty()).map_err(|e| self.fail(e))?;
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(fd),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                Err(Error::new(format!("{} {} is in use by another mount", self.what, self.given.display()))
+                    .hint("unmount that one first: two unions can't share an upper"))
+            }
+            Err(e) => Err(self.fail(e)),
+        }
+    }
+}
+
+fn refuse_overlap(a: &Dir, b: &Dir) -> Result<(), Error> {
+    let (aw, ap) = (a.what, a.given.display());
+    let (bw, bp) = (b.what, b.given.display());
+    let how = if a.real == b.real {
+        format!("{aw} {ap} and {bw} {bp} are the same directory")
+    } else if a.real.starts_with(&b.real) {
+        format!("{aw} {ap} is inside {bw} {bp}")
+    } else if b.real.starts_with(&a.real) {
+        format!("{bw} {bp} is inside {aw} {ap}")
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(how).hint("upper, work and the lower layers must be separate directories, none inside another"))
+}
+
+/// An error's words without Rust's "(os error 2)".
+pub(super) fn why(e: &std::io::Error) -> String {
+    let words = e.to_string();
+    words.split(" (os error").next().unwrap_or(&words).to_owned()
+}
+
+/// The spelling of private attributes to read in layers alone: the kernel shows `trusted.` to root of the machine only.
+pub(super) fn prefix_without_upper() -> Prefix {
+    if is_machine_root() { Prefix::Trusted } else { Prefix::User }
+}
+
+/// Whether we have `CAP_SYS_ADMIN` in the first user namespace (its inode number is fixed: `USER_NS_INIT_INO` of
+/// linux/nsfs.h).
+fn is_machine_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let capable = rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN));
+    capable && File::open("/proc/self/ns/user").and_then(|ns| ns.metadata()).is_ok_and(|st| st.ino() == 0xEFFF_FFFD)
+}

@@ -1,0 +1,108 @@
+//! `onlay mount`.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use nix::sys::signal::{SigSet, Signal};
+
+use super::daemon::{Ready, in_background};
+use super::error::Error;
+use super::layers::{Opened, prefix_without_upper};
+use super::options::Settings;
+use crate::fuse::{Mount, Session};
+use crate::overlay::{Config, Overlay};
+
+/// Stack directories and mount the merged view
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  Look at three layers as one, read only (the first is the top):
+    onlay mount --lower top --lower middle --lower bottom /mnt
+  Keep changes in `upper`:
+    mkdir upper work merged
+    onlay mount --lower base --upper upper --work work merged
+  As mount(8) would say it; `\\:` and `\\,` stand for a colon and a comma in a name:
+    onlay mount -o lowerdir=a:b,upperdir=upper,workdir=work merged
+
+Options of -o:
+  lowerdir=A:B  lowerdir+=A  upperdir=DIR  workdir=DIR  ro  timeout=SECONDS (layers that change
+  meanwhile)  userxattr (user.overlay.* marks though you are root)  allow_other  nosuid  nodev
+  noexec  fsname=NAME
+
+Log more with ONLAY_LOG=debug and --foreground.")]
+pub(super) struct Args {
+    /// A read-only layer; the first one is the top
+    #[arg(short, long, value_name = "DIR")]
+    lower: Vec<PathBuf>,
+    /// Where changes go; without it the view is read only
+    #[arg(short, long, value_name = "DIR", requires = "work")]
+    upper: Option<PathBuf>,
+    /// An empty directory on the upper's file system
+    #[arg(short, long, value_name = "DIR")]
+    work: Option<PathBuf>,
+    /// Options as of mount(8)
+    #[arg(short, value_name = "OPTIONS")]
+    options: Vec<OsString>,
+    /// Stay in the foreground; ^C unmounts
+    #[arg(short, long)]
+    foreground: bool,
+    /// Where the merged view appears
+    mountpoint: PathBuf,
+}
+
+pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
+    let mut settings = Settings::default();
+    for words in &args.options {
+        settings.take(words)?;
+    }
+    settings.given.lowers.splice(0..0, args.lower);
+    settings.given.upper = args.upper.or(settings.given.upper);
+    settings.given.work = args.work.or(settings.given.work);
+    if args.foreground {
+        serve(&settings, &args.mountpoint, None)
+    } else {
+        in_background(|ready| serve(&settings, &args.mountpoint, Some(ready)))
+    }
+}
+
+fn serve(settings: &Settings, mountpoint: &std::path::Path, ready: Option<Ready>) -> Result<ExitCode, Error> {
+    settings.given.refuse_inside(mountpoint)?;
+    // The locks live as long as the mount.
+    let Opened { layers, locks: _locks, .. } = settings.given.open(false)?;
+    let mut options = settings.mount.clone();
+    options.read_only |= layers.upper.is_none();
+    let prefix = match layers.upper {
+        Some(_) => settings.prefix,
+        None => settings.prefix.or_else(|| Some(prefix_without_upper())),
+    };
+    let overlay = Arc::new(Overlay::new(layers, Config { prefix, aufs: true, ..Config::default() })?);
+
+    // Before any thread starts, so that all of them leave the signals to the one that waits.
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+    signals.thread_block().map_err(|e| Error::new(format!("block signals: {e}")))?;
+    let mount = Mount::new(mountpoint, &options)?;
+    let session = Session::new(mount, overlay.clone(), &settings.tuning)?;
+    let stopper = session.stopper();
+    if let Some(ready) = ready
+        && let Err(e) = ready.tell()
+    {
+        stopper.stop();
+        return Err(e);
+    }
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            // The first detaches the mount, and whoever still uses it is served; the second does not wait for them.
+            for last in [false, true] {
+                if signals.wait().is_ok() && last {
+                    std::process::exit(i32::from(overlay.sync_all().is_err()));
+                }
+                stopper.stop();
+            }
+        })
+        .map_err(|e| Error::new(format!("start a thread: {e}")))?;
+    session.run()?;
+    Ok(ExitCode::SUCCESS)
+}

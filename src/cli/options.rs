@@ -1,0 +1,152 @@
+//! The words of `-o`, as mount(8) takes them: separated by commas, `\,` and `\:` for a comma and a colon that belong to
+//! a name.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::{Error, warn};
+use super::layers::Given;
+use crate::fuse::{Options, Tuning};
+use crate::vocab::dialect::Prefix;
+
+/// Everything that a mount can be told.
+#[derive(Debug, Default)]
+pub(super) struct Settings {
+    pub(super) given: Given,
+    pub(super) mount: Options,
+    pub(super) tuning: Tuning,
+    pub(super) prefix: Option<Prefix>,
+}
+
+impl Settings {
+    /// Takes in the words of one `-o`. Unknown ones are told about and passed over.
+    ///
+    /// # Errors
+    /// A known option with a value that it can't have.
+    pub(super) fn take(&mut self, words: &OsStr) -> Result<(), Error> {
+        for word in split(words.as_bytes(), b',') {
+            let (name, value) = match word.iter().position(|&b| b == b'=') {
+                Some(at) => (&word[..at], Some(&word[at + 1..])),
+                None => (word.as_slice(), None),
+            };
+            let name = String::from_utf8_lossy(name).into_owned();
+            self.take_one(&name, value)?;
+        }
+        Ok(())
+    }
+
+    fn take_one(&mut self, name: &str, value: Option<&[u8]>) -> Result<(), Error> {
+        let needed = || {
+            value.filter(|v| !v.is_empty()).ok_or_else(|| {
+                Error::new(format!("option {name} needs a value")).hint(format!("write it as -o {name}=VALUE"))
+            })
+        };
+        match name {
+            "" => {}
+            "lowerdir" => self.given.lowers.extend(split(needed()?, b':').into_iter().map(|p| path(&p))),
+            "lowerdir+" => self.given.lowers.push(path(&unescape(needed()?))),
+            "upperdir" => self.given.upper = Some(path(&unescape(needed()?))),
+            "workdir" => self.given.work = Some(path(&unescape(needed()?))),
+            "timeout" => self.tuning.ttl = seconds(needed()?)?,
+            "fsname" | "source" => self.mount.source = String::from_utf8_lossy(&unescape(needed()?)).into_owned(),
+            "userxattr" => self.prefix = Some(Prefix::User),
+            "ro" => self.mount.read_only = true,
+            "rw" => self.mount.read_only = false,
+            "allow_other" => self.mount.allow_other = Some(true),
+            "noallow_other" => self.mount.allow_other = Some(false),
+            "suid" => self.mount.suid = true,
+            "nosuid" => self.mount.suid = false,
+            "dev" => self.mount.dev = true,
+            "nodev" => self.mount.dev = false,
+            "exec" => self.mount.exec = true,
+            "noexec" => self.mount.exec = false,
+            // How it always is.
+            "default_permissions" | "noatime" => {}
+            _ => warn(format_args!("option {name} is not known and has no effect")),
+        }
+        Ok(())
+    }
+}
+
+fn seconds(value: &[u8]) -> Result<Duration, Error> {
+    let words = String::from_utf8_lossy(value);
+    words.parse().ok().and_then(|s| Duration::try_from_secs_f64(s).ok()).ok_or_else(|| {
+        Error::new(format!("option timeout={words}: not a number of seconds")).hint("for example -o timeout=1.5")
+    })
+}
+
+/// The parts between separators; those behind a backslash do not separate and stay as they are, but for the innermost
+/// level, which [`unescape`] takes care of.
+fn split(words: &[u8], separator: u8) -> Vec<Vec<u8>> {
+    let mut parts = vec![Vec::new()];
+    let mut bytes = words.iter().copied();
+    while let Some(b) = bytes.next() {
+        let part = parts.last_mut();
+        match (b, part) {
+            (b, _) if b == separator => parts.push(Vec::new()),
+            (b'\\', Some(part)) => match bytes.next() {
+                Some(next) if next == separator => part.push(next),
+                next => part.extend([b'\\'].into_iter().chain(next)),
+            },
+            (b, Some(part)) => part.push(b),
+            (_, None) => {}
+        }
+    }
+    parts.retain(|p| !p.is_empty());
+    parts
+}
+
+/// Takes away the backslash before a colon or a backslash.
+fn unescape(value: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(value.len());
+    let mut bytes = value.iter().copied().peekable();
+    while let Some(b) = bytes.next() {
+        match bytes.peek() {
+            Some(&next @ (b':' | b'\\')) if b == b'\\' => {
+                plain.push(next);
+                bytes.next();
+            }
+            _ => plain.push(b),
+        }
+    }
+    plain
+}
+
+fn path(bytes: &[u8]) -> PathBuf {
+    OsString::from_vec(bytes.to_vec()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(words: &str) -> Settings {
+        let mut settings = Settings::default();
+        settings.take(OsStr::new(words)).unwrap();
+        settings
+    }
+
+    #[test]
+    fn layers_are_split_and_unescaped() {
+        let s = taken(r"lowerdir=/a:/b\:c:/d\,e,,upperdir=/u\:p,workdir=/w\,k,");
+        assert_eq!(s.given.lowers, ["/a", "/b:c", "/d,e"].map(PathBuf::from));
+        assert_eq!(s.given.upper, Some("/u:p".into()));
+        assert_eq!(s.given.work, Some("/w,k".into()));
+    }
+
+    #[test]
+    fn flags_and_values() {
+        let s = taken("ro,timeout=1.5,nosuid,allow_other,userxattr");
+        assert!(s.mount.read_only && !s.mount.suid && s.mount.allow_other == Some(true));
+        assert_eq!((s.tuning.ttl, s.prefix), (Duration::from_millis(1500), Some(Prefix::User)));
+    }
+
+    #[test]
+    fn a_bad_value_is_an_error() {
+        for words in ["timeout=soon", "timeout=-1", "upperdir=", "lowerdir"] {
+            assert!(Settings::default().take(OsStr::new(words)).is_err(), "{words}");
+        }
+    }
+}

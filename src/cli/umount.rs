@@ -1,0 +1,153 @@
+//! `onlay umount`.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags};
+
+use super::error::{Error, warn};
+use super::layers::why;
+use crate::fuse::{self, FS_TYPE, PID_ATTR};
+
+/// Unmount a merged view, once everything is written
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  onlay umount /mnt
+  onlay umount --lazy /mnt     take it away although somebody still uses it
+
+Returns when the daemon has written everything and is gone.")]
+pub(super) struct Args {
+    /// Detach it now; its last users are served until they let go
+    #[arg(short, long)]
+    lazy: bool,
+    /// Where it is mounted
+    mountpoint: PathBuf,
+}
+
+/// How long a daemon may take to write what it has.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
+    let path = resolve(&args.mountpoint)?;
+    match type_mounted_on(&path)? {
+        Some(kind) if kind == FS_TYPE => {}
+        Some(kind) => {
+            return Err(Error::new(format!("{} is not an onlay mount but {kind}", path.display()))
+                .hint(format!("unmount it with: umount {}", path.display())));
+        }
+        None => {
+            return Err(Error::new(format!("{} is not a mountpoint", path.display()))
+                .hint("list the mounts with: findmnt -t fuse.onlay"));
+        }
+    }
+    let daemon = daemon_of(&path);
+    sync(&path)?;
+    fuse::mount::unmount(&path, args.lazy)?;
+    if let Some(daemon) = daemon.filter(|_| !args.lazy) {
+        wait_for(&daemon)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The mountpoint's name as the kernel knows it. Only its directory is looked up: its daemon may be dead.
+fn resolve(given: &Path) -> Result<PathBuf, Error> {
+    let fail = |e: std::io::Error| Error::new(format!("mountpoint {}: {}", given.display(), why(&e)));
+    match given.canonicalize() {
+        Ok(real) => Ok(real),
+        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => match (given.parent(), given.file_name()) {
+            (Some(parent), Some(name)) => {
+                let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+                Ok(parent.canonicalize().map_err(fail)?.join(name))
+            }
+            _ => Err(fail(e)),
+        },
+        Err(e) => Err(fail(e).hint("list the mounts with: findmnt -t fuse.onlay")),
+    }
+}
+
+/// The type of the topmost mount on `path`, from proc_pid_mountinfo(5).
+fn type_mounted_on(path: &Path) -> Result<Option<String>, Error> {
+    let table = std::fs::read("/proc/self/mountinfo").map_err(|e| Error::new(format!("/proc/self/mountinfo: {e}")))?;
+    let mut found = None;
+    for line in table.split(|&b| b == b'\n') {
+        let mut words = line.split(|&b| b == b' ');
+        if words.nth(4).is_some_and(|at| unescape(at) == path) {
+            let kind = words.skip_while(|w| *w != b"-").nth(1).unwrap_or_default();
+            found = Some(String::from_utf8_lossy(kind).into_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// A field of mountinfo: `\040` and the like stand for blanks.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut plain = Vec::new();
+    let mut rest = field;
+    while let Some((&b, after)) = rest.split_first() {
+        let code = after.get(..3).and_then(|c| std::str::from_utf8(c).ok()).and_then(|c| u8::from_str_radix(c, 8).ok());
+        match code {
+            Some(code) if b == b'\\' => {
+                plain.push(code);
+                rest = &after[3..];
+            }
+            _ => {
+                plain.push(b);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(plain).into()
+}
+
+/// The process that serves the mount, where it answers and we can see it.
+fn daemon_of(path: &Path) -> Option<OwnedFd> {
+    let mut value = [0; 16];
+    let n = rustix::fs::getxattr(path, PID_ATTR, &mut value).ok()?;
+    let pid = std::str::from_utf8(&value[..n]).ok()?.parse().ok()?;
+    rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
+}
+
+/// Pushes out what the kernel still has to write. A mount of a dead daemon has nothing.
+fn sync(path: &Path) -> Result<(), Error> {
+    let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    match opened.and_then(rustix::fs::syncfs) {
+        Ok(()) | Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::ACCESS) => Ok(()),
+        Err(e) => Err(Error::new(format!("sync {}: {}", path.display(), why(&e.into())))
+            .hint("it is still mounted, and nothing is lost yet")),
+    }
+}
+
+fn wait_for(daemon: &OwnedFd) -> Result<(), Error> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(0), tv_nsec: left.subsec_nanos().into() };
+        match rustix::event::poll(&mut [PollFd::new(daemon, PollFlags::IN)], Some(&left)) {
+            Ok(0) => {
+                warn(format_args!("unmounted, but after {PATIENCE:?} the daemon is still writing"));
+                return Ok(());
+            }
+            Ok(_) => return Ok(()),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(Error::new(format!("wait for the daemon: {e}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_mountinfo_are_unescaped() {
+        assert_eq!(unescape(br"/a\040b\134c\011"), PathBuf::from("/a b\\c\t"));
+        assert_eq!(unescape(br"/plain\"), PathBuf::from("/plain\\"));
+    }
+}
