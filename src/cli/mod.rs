@@ -4,6 +4,7 @@ mod daemon;
 mod diff;
 mod error;
 mod layers;
+mod limits;
 mod mount;
 mod options;
 mod umount;

@@ -10,6 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 use super::daemon::{Ready, in_background};
 use super::error::Error;
 use super::layers::{Opened, prefix_without_upper};
+use super::limits::raise_open_files;
 use super::options::Settings;
 use crate::fuse::{Mount, Session};
 use crate::overlay::{Config, Overlay};
@@ -77,7 +78,10 @@ fn serve(settings: &Settings, mountpoint: &std::path::Path, ready: Option<Ready>
         Some(_) => settings.prefix,
         None => settings.prefix.or_else(|| Some(prefix_without_upper())),
     };
-    let overlay = Arc::new(Overlay::new(layers, Config { prefix, aufs: true, ..Config::default() })?);
+    let overlay = Arc::new(Overlay::new(
+        layers,
+        Config { prefix, aufs: true, open_files: raise_open_files(), ..Config::default() },
+    )?);
 
     // Before any thread starts, so that all of them leave the signals to the one that waits.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
