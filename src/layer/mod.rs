@@ -287,3 +287,6 @@ impl File {
         on!(Self, self, f => f.flags())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,3 @@
+//! Tests of both kinds of tree.
+
+mod same;
