@@ -1,0 +1,91 @@
+//! Random sequences of operations on the union, without FUSE, against a plain tree in memory that says what is right.
+//!
+//! `PROPTEST_CASES` asks for more sequences than these.
+
+mod check;
+mod layers;
+mod model;
+mod ops;
+
+use onlay::vocab::Errno;
+use onlay::vocab::dialect::Prefix;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestError, TestRunner};
+
+use check::{Harness, Where};
+
+fn prefix() -> impl Strategy<Value = Prefix> {
+    prop_oneof![Just(Prefix::Trusted), Just(Prefix::User)]
+}
+
+fn memory() -> impl Strategy<Value = Where> {
+    prop_oneof![Just(Where::Apart), Just(Where::Together)]
+}
+
+fn layers() -> impl Strategy<Value = Vec<layers::Layer>> {
+    prop::collection::vec(layers::layer(), 0..=4)
+}
+
+/// At least `cases`, of which `PROPTEST_CASES` may want more (it is a number for the tests in memory).
+fn runner(cases: u32, share: u32) -> TestRunner {
+    let wanted = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
+    let cases = cases.max(wanted / share);
+    TestRunner::new(Config { cases, max_shrink_iters: 20_000, failure_persistence: None, ..Config::default() })
+}
+
+fn failed<T: std::fmt::Debug>(e: TestError<T>) {
+    match e {
+        TestError::Fail(why, input) => panic!("{why}\n{input:?}"),
+        TestError::Abort(why) => panic!("{why}"),
+    }
+}
+
+fn whole(layers: &[layers::Layer], place: Where, prefix: Prefix, ops: &[ops::Op]) {
+    let mut h = Harness::new(layers, place, prefix);
+    for op in ops {
+        h.run(op);
+    }
+    h.check();
+}
+
+#[test]
+fn in_memory() {
+    let input = (layers(), memory(), prefix(), prop::collection::vec(ops::op(), 0..40));
+    runner(2000, 1)
+        .run(&input, |(layers, place, prefix, ops)| {
+            whole(&layers, place, prefix, &ops);
+            Ok(())
+        })
+        .unwrap_or_else(failed);
+}
+
+#[test]
+fn on_disk() {
+    let input = (layers(), prefix(), prop::collection::vec(ops::op(), 0..40));
+    runner(200, 10)
+        .run(&input, |(layers, prefix, ops)| {
+            whole(&layers, Where::Disk, prefix, &ops);
+            Ok(())
+        })
+        .unwrap_or_else(failed);
+}
+
+#[test]
+fn with_faults() {
+    let errno = prop_oneof![Just(Errno::NOSPC), Just(Errno::IO)];
+    let fault = prop::option::weighted(0.3, (1..12_u64, errno));
+    let input = (layers(), memory(), prefix(), prop::collection::vec((ops::op(), fault), 0..30));
+    runner(1000, 2)
+        .run(&input, |(layers, place, prefix, ops)| {
+            let mut h = Harness::new(&layers, place, prefix);
+            h.faulty = true;
+            for (op, fault) in &ops {
+                h.fault = *fault;
+                h.run(op);
+                h.fault = None;
+            }
+            h.check();
+            Ok(())
+        })
+        .unwrap_or_else(failed);
+}
