@@ -12,6 +12,7 @@ use parking_lot::RwLock;
 use smallvec::SmallVec;
 
 use super::node::{Key, Node};
+use crate::vocab::Kind;
 
 /// The root directory's number (`FUSE_ROOT_ID`).
 pub const ROOT: u64 = 1;
@@ -164,6 +165,13 @@ impl Inodes {
         let state = node.state.lock();
         let mut keys: SmallVec<[Key; 2]> = SmallVec::new();
         keys.extend(state.upper.as_ref().map(|u| u.key));
+        // Its number may go with it, if it could not be written down: listings that tell it are made anew.
+        let listings: SmallVec<[u64; 1]> = match state.upper.as_ref() {
+            Some(u) if !matches!(node.kind, Kind::File | Kind::Dir) && self.number(u.key) != node.ino => {
+                state.links.iter().map(|l| l.parent.id).collect()
+            }
+            _ => SmallVec::new(),
+        };
         match &state.below {
             super::node::Below::Dirs(dirs) => keys.extend(dirs.first().map(|d| (d.dev, d.ino))),
             super::node::Below::Other { stat, .. } => keys.push((stat.dev, stat.ino)),
@@ -174,7 +182,9 @@ impl Inodes {
             self.remove_key(node, key);
         }
         self.by_ino.remove_if(&node.ino, |_, slot| std::ptr::eq(slot.node.as_ptr(), node));
-        self.gone.lock().push(node.id);
+        let mut gone = self.gone.lock();
+        gone.push(node.id);
+        gone.extend(listings);
     }
 
     /// The ids of nodes that went since the last call, for caches to let go of them.

@@ -65,6 +65,11 @@ impl Overlay {
     /// Gives back `count` references to an inode.
     pub fn forget(&self, ino: u64, count: u64) {
         self.inodes.forget(ino, count);
+        self.let_go();
+    }
+
+    /// Caches let go of what belongs to inodes that nobody refers to any more.
+    pub(super) fn let_go(&self) {
         for id in self.inodes.take_gone() {
             self.dirs.remove(&id);
             self.listings.remove(&id);

@@ -47,6 +47,7 @@ impl Overlay {
     /// `ENOTDIR`; what the layers answer.
     pub fn readdir(&self, ino: u64, cookie: u64, each: &mut dyn FnMut(&Entry<'_>) -> bool) -> Result<()> {
         let node = self.dir_node(ino)?;
+        self.let_go();
         if self.dots(&node, cookie, &mut |e| each(e)) {
             return Ok(());
         }
@@ -77,6 +78,7 @@ impl Overlay {
         each: &mut dyn FnMut(&Entry<'_>, Option<&Attr>) -> bool,
     ) -> Result<()> {
         let node = self.dir_node(ino)?;
+        self.let_go();
         if self.dots(&node, cookie, &mut |e| each(e, None)) {
             return Ok(());
         }
@@ -174,7 +176,9 @@ impl Overlay {
                 }
             } else if mixed {
                 let marks = self.marks(&dir, &name)?;
-                number = marks.ino.unwrap_or(number);
+                // What can't be marked keeps its number while somebody refers to it.
+                let kept = || self.inodes.find((dev, ino)).map(|n| n.ino);
+                number = marks.ino.or_else(kept).unwrap_or(number);
                 if let Some(stored) = marks.stored.and_then(|s| s.kind).filter(|_| self.config.stored_owners) {
                     kind = stored;
                 }
