@@ -179,7 +179,7 @@ pub struct Overlay {
     dirs: quick_cache::sync::Cache<u64, Handle>,
     /// Open files by node, for reading and for writing.
     files: quick_cache::sync::Cache<(u64, bool), Arc<File>>,
-    listings: quick_cache::sync::Cache<u64, Arc<parking_lot::RwLock<readdir::Listing>>, readdir::BySize>,
+    listings: quick_cache::sync::Cache<u64, Arc<readdir::Listing>, readdir::BySize>,
     hasher: std::hash::RandomState,
     temp: AtomicU64,
     /// Held by a rename from one directory to another.

@@ -23,20 +23,28 @@ const MAX_ENTRIES: u64 = 1 << 20;
 
 /// A directory's entries in the order of their cookies.
 #[derive(Debug, Default)]
-pub(super) struct Listing(BTreeMap<(u64, Box<[u8]>), (u64, Kind)>);
+struct Entries(BTreeMap<(u64, Box<[u8]>), (u64, Kind)>);
+
+/// The entries, as long as they are kept.
+#[derive(Debug)]
+pub(super) struct Listing {
+    /// How many there were at first: the cache counts on a weight that never changes.
+    weight: usize,
+    entries: RwLock<Entries>,
+}
 
 /// What a listing counts for in the cache.
 #[derive(Clone, Debug)]
 pub(super) struct BySize;
 
-impl quick_cache::Weighter<u64, Arc<RwLock<Listing>>> for BySize {
-    fn weight(&self, _: &u64, listing: &Arc<RwLock<Listing>>) -> u64 {
-        listing.read().0.len() as u64 + 4
+impl quick_cache::Weighter<u64, Arc<Listing>> for BySize {
+    fn weight(&self, _: &u64, listing: &Arc<Listing>) -> u64 {
+        listing.weight as u64 + 4
     }
 }
 
 /// A cache of listings.
-pub(super) fn cache() -> quick_cache::sync::Cache<u64, Arc<RwLock<Listing>>, BySize> {
+pub(super) fn cache() -> quick_cache::sync::Cache<u64, Arc<Listing>, BySize> {
     quick_cache::sync::Cache::with_weighter(4096, MAX_ENTRIES, BySize)
 }
 
@@ -57,7 +65,7 @@ impl Overlay {
         }
         let listing = self.listing(&node)?;
         drop(names);
-        let listing = listing.read();
+        let listing = listing.entries.read();
         for ((cookie, name), (ino, kind)) in listing.after(cookie) {
             if each(&Entry { ino: *ino, cookie: *cookie, kind: *kind, name }) {
                 break;
@@ -87,7 +95,7 @@ impl Overlay {
             return Ok(());
         }
         let listing = self.listing(&node)?;
-        let listing = listing.read();
+        let listing = listing.entries.read();
         for ((cookie, name), (ino, kind)) in listing.after(cookie) {
             let entry = Entry { ino: *ino, cookie: *cookie, kind: *kind, name };
             let full = match self.look(&node, name) {
@@ -117,20 +125,28 @@ impl Overlay {
 
     /// Whether a directory shows nothing. The caller holds its `names`.
     pub(super) fn is_empty(&self, node: &Arc<Node>) -> Result<bool> {
-        Ok(self.listing(node)?.read().0.is_empty())
+        Ok(self.listing(node)?.entries.read().0.is_empty())
     }
 
     /// A name was made. The caller holds the directory's `names`.
     pub(super) fn listed(&self, dir: &Node, name: &[u8], node: &Node) {
         if let Some(listing) = self.listings.get(&dir.id) {
-            listing.write().0.insert((self.cookie(name), name.into()), (node.ino, node.kind));
+            let len = {
+                let mut entries = listing.entries.write();
+                entries.0.insert((self.cookie(name), name.into()), (node.ino, node.kind));
+                entries.0.len()
+            };
+            // It has outgrown its weight: the next one is weighed anew.
+            if len > 2 * listing.weight + 64 {
+                self.listings.remove(&dir.id);
+            }
         }
     }
 
     /// A name went. The caller holds the directory's `names`.
     pub(super) fn unlisted(&self, dir: &Node, name: &[u8]) {
         if let Some(listing) = self.listings.get(&dir.id) {
-            listing.write().0.remove(&(self.cookie(name), name.into()));
+            listing.entries.write().0.remove(&(self.cookie(name), name.into()));
         }
     }
 
@@ -140,11 +156,11 @@ impl Overlay {
     }
 
     /// The listing of a directory, from the cache or the layers. The caller holds its `names`.
-    fn listing(&self, node: &Arc<Node>) -> Result<Arc<RwLock<Listing>>> {
+    fn listing(&self, node: &Arc<Node>) -> Result<Arc<Listing>> {
         if let Some(listing) = self.listings.get(&node.id) {
             return Ok(listing);
         }
-        let mut listing = Listing::default();
+        let mut listing = Entries::default();
         let mut hidden = HashSet::new();
         if node.has_upper() {
             self.list_upper(node, &mut listing, &mut hidden)?;
@@ -154,12 +170,12 @@ impl Overlay {
                 self.list_lower(&dir, &mut listing, &mut hidden)?;
             }
         }
-        let listing = Arc::new(RwLock::new(listing));
+        let listing = Arc::new(Listing { weight: listing.0.len(), entries: RwLock::new(listing) });
         self.listings.insert(node.id, listing.clone());
         Ok(listing)
     }
 
-    fn list_upper(&self, node: &Arc<Node>, listing: &mut Listing, hidden: &mut HashSet<Vec<u8>>) -> Result<()> {
+    fn list_upper(&self, node: &Arc<Node>, listing: &mut Entries, hidden: &mut HashSet<Vec<u8>>) -> Result<()> {
         let dir = self.upper_dir(node)?;
         let mixed = node.is_mixed() || self.config.stored_owners;
         let attr_whiteouts = node.state.lock().upper.as_ref().is_some_and(|u| u.attr_whiteouts);
@@ -188,7 +204,7 @@ impl Overlay {
         Ok(())
     }
 
-    fn list_lower(&self, lower: &Arc<LowerDir>, listing: &mut Listing, hidden: &mut HashSet<Vec<u8>>) -> Result<()> {
+    fn list_lower(&self, lower: &Arc<LowerDir>, listing: &mut Entries, hidden: &mut HashSet<Vec<u8>>) -> Result<()> {
         let dir = self.lower_handle(lower)?;
         let stored = self.layers[lower.layer].stored_owners;
         // What this layer's own whiteouts hide is hidden below it only.
@@ -249,7 +265,7 @@ impl Overlay {
     }
 }
 
-impl Listing {
+impl Entries {
     fn after(&self, cookie: u64) -> impl Iterator<Item = (&(u64, Box<[u8]>), &(u64, Kind))> {
         let from = if cookie <= DOT_DOT { 0 } else { cookie.saturating_add(1) };
         self.0.range((from, Box::default())..)
