@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Overlay;
 use super::copy_up::Want;
 use super::lookup::Found;
-use super::node::{Node, UpperAt};
+use super::node::{Below, Node, UpperAt};
 use crate::layer::{Handle, Rename};
 use crate::vocab::{Errno, Kind, Result};
 
@@ -158,8 +158,13 @@ impl Overlay {
             if let (Some(handle), Some(upper)) = (pin, &mut state.upper) {
                 upper.at = UpperAt::Pinned(handle);
             }
-            match state.upper.as_ref().map(|u| &u.at) {
-                Some(UpperAt::Index(index)) => Some((index.clone(), state.nlink)),
+            match (state.upper.as_ref().map(|u| &u.at), &state.below) {
+                (Some(UpperAt::Index(index)), _) => Some((index.clone(), state.nlink)),
+                // The lower does not know that it lost one.
+                (None, Below::Other { stat, .. }) => {
+                    state.nlink = Some(state.nlink.unwrap_or(stat.nlink).saturating_sub(1));
+                    None
+                }
                 _ => None,
             }
         };
