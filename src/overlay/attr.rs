@@ -68,8 +68,8 @@ impl Overlay {
         stat.ino = node.ino;
         stat.nlink = match (merged, nlink) {
             // As kernel overlayfs: nobody counts the subdirectories of all layers; find(1) knows what 1 means.
-            (true, _) => 1,
-            (false, Some(n)) => n,
+            (true, None) => 1,
+            (_, Some(n)) => n,
             (false, None) => stat.nlink,
         };
         Attr { ino: node.ino, stat }

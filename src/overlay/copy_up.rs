@@ -216,7 +216,7 @@ impl Overlay {
                 } else {
                     tree.work.unlink(temp)?
                 }
-                self.adopt(node, Upper { at: UpperAt::Pinned(pinned), ..upper((st.dev, st.ino)) }, None);
+                self.adopt(node, Upper { at: UpperAt::Pinned(pinned), ..upper((st.dev, st.ino)) }, Some(0));
                 return Ok(());
             };
             self.copy_up(&link.parent, Want::Metadata)?;

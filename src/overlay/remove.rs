@@ -188,8 +188,12 @@ impl Overlay {
     /// A directory has lost its name; those who are in it keep its handle.
     pub(super) fn buried(&self, parent: &Arc<Node>, name: &[u8], node: &Arc<Node>, pin: Option<Handle>) {
         let link = node.remove_link(parent, name);
-        if let (Some(handle), Some(upper)) = (pin, &mut node.state.lock().upper) {
-            upper.at = UpperAt::Pinned(handle);
+        {
+            let mut state = node.state.lock();
+            state.nlink = Some(0);
+            if let (Some(handle), Some(upper)) = (pin, &mut state.upper) {
+                upper.at = UpperAt::Pinned(handle);
+            }
         }
         drop(link);
         self.dirs.remove(&node.id);
