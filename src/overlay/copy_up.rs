@@ -229,9 +229,11 @@ impl Overlay {
                 self.set_impure(&link.parent, &dir)?;
             }
             let st = tree.work.stat(temp)?;
-            keep_times(&dir, || tree.work.rename(temp, &dir, &link.name, Rename::NoReplace))?;
-            self.adopt(node, upper((st.dev, st.ino)), None);
-            return Ok(());
+            return keep_times(&dir, || {
+                tree.work.rename(temp, &dir, &link.name, Rename::NoReplace)?;
+                self.adopt(node, upper((st.dev, st.ino)), None);
+                Ok(())
+            });
         }
         Err(Errno::STALE)
     }
@@ -252,12 +254,20 @@ impl Overlay {
             }
             let dir = self.upper_dir(&link.parent)?;
             self.set_impure(&link.parent, &dir)?;
-            match keep_times(&dir, || self.index()?.link(&index, &dir, &link.name)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(e) => return Err(e),
-            }
             let nlink = node.state.lock().nlink;
-            self.set_nlink(node, &index, nlink)?;
+            keep_times(&dir, || {
+                match self.index()?.link(&index, &dir, &link.name) {
+                    Ok(()) => {}
+                    // It has the name already, and is counted.
+                    Err(Errno::EXIST) => return Ok(()),
+                    Err(e) => return Err(e),
+                }
+                let counted = self.set_nlink(node, &index, nlink);
+                if counted.is_err() {
+                    dir.unlink(&link.name)?;
+                }
+                counted
+            })?;
         }
         Ok(())
     }
