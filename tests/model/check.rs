@@ -259,6 +259,7 @@ impl Harness {
     pub(crate) fn release(&mut self, slot: u8) {
         if let Some((_, ino)) = self.kept[usize::from(slot)].take() {
             self.overlay().forget(ino, 1);
+            self.unpromised();
         }
     }
 

@@ -8,13 +8,13 @@ use onlay::vocab::{Kind, SetTime, Timestamp};
 use proptest::prelude::*;
 
 use super::model::{Id, Model, Node, ROOT};
-use super::ops::{Path, data, mode, path};
+use super::ops::{Data, Path, data, mode, path};
 
 /// Something to put into a layer.
 #[derive(Clone, Debug)]
 pub(crate) enum Put {
     File {
-        data: Vec<u8>,
+        data: Data,
         mode: u32,
         uid: u32,
         xattr: bool,
@@ -160,7 +160,7 @@ impl Stack {
         };
         let made = match put {
             Put::File { data, mode, uid, xattr } => {
-                let mut item = other(Kind::File, *mode, 0, data);
+                let mut item = other(Kind::File, *mode, 0, &data.bytes());
                 if let Item::Other { node, .. } = &mut item {
                     (node.uid, node.gid) = (*uid, *uid + 1);
                     if *xattr {

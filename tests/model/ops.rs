@@ -48,7 +48,7 @@ pub(crate) enum Op {
     Unlink(Path),
     Rmdir(Path),
     Rename(Path, Path, u32),
-    Write(Target, u16, Vec<u8>),
+    Write(Target, u16, Data),
     Read(Target, u16, u16),
     Truncate(Target, u16),
     SetAttr(Target, SetAttr),
@@ -82,11 +82,19 @@ pub(crate) fn path() -> impl Strategy<Value = Path> {
     .prop_map(Path)
 }
 
-pub(crate) fn data() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![
-        4 => (b'a'..=b'z', 0..20_usize).prop_map(|(b, n)| vec![b; n]),
-        1 => (b'A'..=b'Z', 4000..9000_usize).prop_map(|(b, n)| vec![b; n]),
-    ]
+/// Some bytes, all the same: a letter and how often it comes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Data(pub(crate) char, pub(crate) usize);
+
+impl Data {
+    pub(crate) fn bytes(self) -> Vec<u8> {
+        vec![self.0 as u8; self.1]
+    }
+}
+
+pub(crate) fn data() -> impl Strategy<Value = Data> {
+    let len = prop_oneof![4 => 0..20_usize, 1 => 4000..9000_usize];
+    (prop::char::range('a', 'z'), len).prop_map(|(c, n)| Data(c, n))
 }
 
 pub(crate) fn mode() -> impl Strategy<Value = u32> {
@@ -237,8 +245,8 @@ impl Harness {
             }
             Op::Write(target, offset, data) => {
                 let (id, ino) = self.target(target)?;
-                let offset = usize::from(*offset);
-                self.both_same(|o| o.write(ino, offset as u64, data), |m| m.write(id, offset, data));
+                let (offset, data) = (usize::from(*offset), data.bytes());
+                self.both_same(|o| o.write(ino, offset as u64, &data), |m| m.write(id, offset, &data));
                 Ok(())
             }
             Op::Read(target, offset, len) => {
