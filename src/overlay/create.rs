@@ -217,22 +217,27 @@ impl Overlay {
         self.copy_up(&parent, Want::Metadata)?;
         self.copy_up(&node, Want::Metadata)?;
         self.keep_redirect(&node)?;
-        let tree = self.tree()?;
-        let temp = self.temp_name();
-        self.with_upper(&node, |dir, at| dir.link(at, &tree.work, &temp))?;
-        let r = (|| {
-            let names = parent.names.write();
-            let over_whiteout = self.vacant(&parent, *names, name)?;
-            let dir = self.upper_dir(&parent)?;
-            let (lower, key) = {
-                let state = node.state.lock();
-                (!matches!(state.below, Below::Nothing), state.upper.as_ref().map(|u| u.key))
-            };
-            if lower || key.is_none_or(|k| self.inodes.number(k) != node.ino) {
-                self.set_impure(&parent, &dir)?;
-            }
-            let how = if over_whiteout { Rename::Replace } else { Rename::NoReplace };
-            tree.work.rename(&temp, &dir, name, how)?;
+        let pinned = self.with_upper(&node, |dir, at| dir.pin(at))?;
+        let names = parent.names.write();
+        let over_whiteout = self.vacant(&parent, *names, name)?;
+        let dir = self.upper_dir(&parent)?;
+        let (lower, key) = {
+            let state = node.state.lock();
+            (!matches!(state.below, Below::Nothing), state.upper.as_ref().map(|u| u.key))
+        };
+        if lower || key.is_none_or(|k| self.inodes.number(k) != node.ino) {
+            self.set_impure(&parent, &dir)?;
+        }
+        if over_whiteout {
+            let work = &self.tree()?.work;
+            let temp = self.temp_name();
+            pinned.link(b"", work, &temp)?;
+            let r = work.rename(&temp, &dir, name, Rename::Replace);
+            self.discard_unless(r, &temp, node.kind)?;
+        } else {
+            pinned.link(b"", &dir, name)?;
+        }
+        {
             let mut state = node.state.lock();
             state.nlink = state.nlink.map(|n| n + 1);
             if let Some(upper) = &mut state.upper
@@ -240,12 +245,10 @@ impl Overlay {
             {
                 upper.at = UpperAt::Name;
             }
-            drop(state);
-            node.add_link(&parent, name);
-            self.listed(&parent, name, &node);
-            Ok(())
-        })();
-        self.discard_unless(r, &temp, node.kind)?;
+        }
+        node.add_link(&parent, name);
+        self.listed(&parent, name, &node);
+        drop(names);
         self.claimed(&node)
     }
 }
