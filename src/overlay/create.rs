@@ -188,7 +188,11 @@ impl Overlay {
             if new.kind == Kind::Dir {
                 place.setxattr(&temp, &self.prefix.attr(dialect::OPAQUE), b"y", 0)?;
                 place.rename(&temp, dir, name, Rename::Exchange)?;
-                place.unlink(&temp)
+                // It is made; the whiteout that came out is cleared at the latest at the next mount.
+                if let Err(e) = place.unlink(&temp) {
+                    log::warn!("a whiteout is left in the work directory: {e}");
+                }
+                Ok(())
             } else {
                 place.rename(&temp, dir, name, Rename::Replace)
             }

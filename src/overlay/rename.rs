@@ -142,19 +142,20 @@ impl Overlay {
         };
         let hidden = self.is_hidden_below(p1, n1, &found)?;
         self.replace(&src, &from, &to, hidden)?;
+        let mut counted = Ok(());
         if let (Some(dst), Some(f)) = (&dst, &found_dst) {
             match &mut inside {
                 Some(removed) => {
                     self.buried(p2, n2, dst, pin);
                     **removed = true;
                 }
-                None => self.unlinked(p2, n2, dst, pin, f.named)?,
+                None => counted = self.unlinked(p2, n2, dst, pin, f.named),
             }
         }
         self.moved(&src, &from, &to);
         self.unlisted(p1, n1);
         self.listed(p2, n2, &src);
-        Ok(true)
+        counted.map(|()| true)
     }
 
     /// The rename itself, in the upper, leaving a whiteout where a lower would show through.
@@ -162,7 +163,11 @@ impl Overlay {
         match self.in_upper(to.parent, to.name)? {
             InUpper::Whiteout if src.is_dir() => {
                 from.dir.rename(from.name, &to.dir, to.name, Rename::Exchange)?;
-                if hidden { Ok(()) } else { from.dir.unlink(from.name) }
+                if !hidden && let Err(e) = from.dir.unlink(from.name) {
+                    // It has moved; a whiteout that hides nothing does no harm.
+                    log::warn!("{}: a whiteout is left behind: {e}", String::from_utf8_lossy(from.name));
+                }
+                Ok(())
             }
             found => {
                 if let InUpper::Object(stat, _) = found
