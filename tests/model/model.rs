@@ -136,10 +136,10 @@ impl Model {
         if self.nodes[id].is_dir() {
             return Err(Errno::PERM);
         }
+        self.vacant(dir, name)?;
         if self.nodes[id].nlink == 0 {
             return Err(Errno::NOENT);
         }
-        self.vacant(dir, name)?;
         self.nodes[id].nlink += 1;
         self.nodes[dir].entries.insert(name.to_vec(), id);
         self.nodes[dir].mtime = None;
