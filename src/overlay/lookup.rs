@@ -136,7 +136,9 @@ impl Overlay {
         if stat.is_whiteout() {
             return Ok(InUpper::Whiteout);
         }
-        let marks = if mixed { self.marks(&dir, name)? } else { Marks::default() };
+        // A directory may be impure or opaque where its parent is neither.
+        let marked = mixed || stat.kind == Kind::Dir;
+        let marks = if marked { self.marks(&dir, name)? } else { Marks::default() };
         if attr_whiteouts && marks.whiteout && stat.kind == Kind::File && stat.size == 0 {
             return Ok(InUpper::Whiteout);
         }
