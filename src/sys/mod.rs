@@ -3,6 +3,10 @@
 pub mod fork;
 pub mod handle_at;
 pub mod mode;
+pub mod mount;
+pub mod net;
+pub mod process;
+pub mod signal;
 pub mod xattr_at;
 
 /// The calling thread's errno, right after a call that failed.

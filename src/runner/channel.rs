@@ -1,0 +1,171 @@
+//! Words between the processes of a run: one message per packet of a unix(7) socket pair. Parent and supervisor hold an
+//! end each; init and the command inherit the supervisor's and only send.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::sockopt::PassCred;
+use nix::sys::socket::{
+    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, setsockopt, socketpair,
+};
+use nix::unistd::Pid;
+
+use super::Error;
+
+const MAX_PACKET: usize = 16 * 1024;
+
+/// What one process tells another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Message {
+    /// Supervisor: the user namespace is there, write its maps.
+    NeedMaps,
+    /// Parent: they are written.
+    MapsWritten,
+    /// Parent: send this signal on.
+    Signal(i32),
+    /// Command: about to be executed; the packet carries its process id.
+    Starting,
+    /// Init: the command was stopped.
+    Stopped,
+    /// Anyone: the user should know.
+    Warning(String),
+    /// Anyone: this is why it failed.
+    Failed(Error),
+    /// Supervisor: everything is over, with this exit code.
+    Ended(u8),
+}
+
+/// One end.
+#[derive(Debug)]
+pub(super) struct Channel(OwnedFd);
+
+/// A received message and its sender, in the receiver's pid namespace.
+pub(super) type Received = (Message, Option<Pid>);
+
+/// The parent's end and the supervisor's.
+pub(super) fn pair() -> Result<(Channel, Channel), Errno> {
+    let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    setsockopt(&ours, PassCred, &true)?;
+    Ok((Channel(ours), Channel(theirs)))
+}
+
+impl Channel {
+    /// Sends; false if nobody is there to hear it.
+    pub(super) fn send(&self, message: &Message) -> bool {
+        let packet = encode(message);
+        let flags = MsgFlags::MSG_NOSIGNAL;
+        loop {
+            match sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&packet)], &[], flags, None) {
+                Err(Errno::EINTR) => {}
+                sent => return sent.is_ok(),
+            }
+        }
+    }
+
+    /// The next message; `None` when the other end is closed.
+    pub(super) fn receive(&self) -> Result<Option<Received>, Errno> {
+        let mut buf = vec![0; MAX_PACKET];
+        let mut space = nix::cmsg_space!(libc::ucred);
+        let (len, sender) = loop {
+            let mut iov = [IoSliceMut::new(&mut buf)];
+            match recvmsg::<()>(self.0.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
+                Ok(r) => {
+                    let sender = r.cmsgs()?.find_map(|c| match c {
+                        ControlMessageOwned::ScmCredentials(c) => Some(Pid::from_raw(c.pid())),
+                        _ => None,
+                    });
+                    break (r.bytes, sender);
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::ECONNRESET) => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        };
+        if len == 0 {
+            return Ok(None);
+        }
+        Ok(Some((decode(&buf[..len]).ok_or(Errno::EBADMSG)?, sender)))
+    }
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Channel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+fn encode(message: &Message) -> Vec<u8> {
+    let (kind, number, text) = match message {
+        Message::NeedMaps => (b'n', 0, String::new()),
+        Message::MapsWritten => (b'm', 0, String::new()),
+        Message::Signal(s) => (b'k', *s as u8, String::new()),
+        Message::Starting => (b's', 0, String::new()),
+        Message::Stopped => (b'z', 0, String::new()),
+        Message::Warning(w) => (b'w', 0, w.clone()),
+        Message::Failed(e) => (b'f', e.code, format!("{}\0{}", e.text, e.hint.as_deref().unwrap_or(""))),
+        Message::Ended(code) => (b'e', *code, String::new()),
+    };
+    let mut packet = vec![kind, number];
+    packet.extend_from_slice(text.as_bytes());
+    packet.truncate(MAX_PACKET);
+    packet
+}
+
+fn decode(packet: &[u8]) -> Option<Message> {
+    let [kind, number, text @ ..] = packet else { return None };
+    let text = String::from_utf8_lossy(text);
+    Some(match kind {
+        b'n' => Message::NeedMaps,
+        b'm' => Message::MapsWritten,
+        b'k' => Message::Signal(i32::from(*number)),
+        b's' => Message::Starting,
+        b'z' => Message::Stopped,
+        b'w' => Message::Warning(text.into_owned()),
+        b'f' => {
+            let (text, hint) = text.split_once('\0').unwrap_or((&text, ""));
+            let hint = (!hint.is_empty()).then(|| hint.to_owned());
+            Message::Failed(Error { text: text.to_owned(), hint, code: *number })
+        }
+        b'e' => Message::Ended(*number),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_comes_back_as_it_was() {
+        let (a, b) = pair().unwrap();
+        let failed = Error::new("mount /proc", "EPERM").hinted("try").coded(126);
+        for m in [
+            Message::NeedMaps,
+            Message::MapsWritten,
+            Message::Signal(15),
+            Message::Starting,
+            Message::Stopped,
+            Message::Warning("w".into()),
+            Message::Failed(failed),
+            Message::Failed(Error::new("a", "b")),
+            Message::Ended(255),
+        ] {
+            assert!(b.send(&m));
+            let (got, sender) = a.receive().unwrap().unwrap();
+            assert_eq!(got, m);
+            assert_eq!(sender, Some(Pid::this()));
+            assert!(a.send(&m));
+            assert_eq!(b.receive().unwrap().unwrap().0, m);
+        }
+        drop(b);
+        assert_eq!(a.receive().unwrap(), None);
+        assert!(!a.send(&Message::NeedMaps));
+    }
+}

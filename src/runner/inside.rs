@@ -1,0 +1,297 @@
+//! Carrying out the steps of a [`Plan`](super::Plan) that touch the view. Every target is resolved with the view as
+//! root and without magic links (openat2(2)), and mounted on by descriptor: a symbolic link of the image's leads
+//! nowhere but into the image.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
+};
+use rustix::process::{fchdir, pivot_root};
+
+use super::plan::Step;
+use crate::sys::mount::make_read_only;
+
+/// The two roots, while both are there.
+pub(super) struct Roots {
+    view: OwnedFd,
+    machine: OwnedFd,
+}
+
+/// Why a step failed, and what may help.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) errno: Errno,
+    pub(super) hint: Option<&'static str>,
+}
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Self { errno, hint: None }
+    }
+}
+
+impl Failure {
+    fn hinted(self, hint: &'static str) -> Self {
+        Self { hint: Some(hint), ..self }
+    }
+}
+
+type Done = Result<(), Failure>;
+
+const PROC_HINT: &str = "the kernel grants a fresh proc only where the machine's own /proc is whole; here parts of it are \
+                         covered, as inside another container (run that with an unmasked /proc)";
+
+impl Roots {
+    /// pivot_root(2) onto `view`, so that `/` is the view and the machine's root is mounted on top of it, in sight of
+    /// our descriptor only.
+    pub(super) fn switch(view: &Path) -> Result<Self, Failure> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let machine = rustix::fs::open("/", flags, Mode::empty())?;
+        let view = rustix::fs::open(view, flags, Mode::empty())?;
+        fchdir(&view)?;
+        pivot_root(".", ".").map_err(|e| {
+            let failure = Failure::from(e);
+            if e == Errno::INVAL {
+                failure.hinted("the machine's root must be a mount of its own: not a chroot, not an initramfs")
+            } else {
+                failure
+            }
+        })?;
+        fchdir(&view)?;
+        Ok(Self { view, machine })
+    }
+
+    /// Carries out one step that is about mounts and files.
+    pub(super) fn carry_out(&self, step: &Step) -> Done {
+        match step {
+            Step::MakeDir(path) => self.make_dir(path),
+            Step::MountProc => {
+                let strict = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+                let mount = filesystem("proc", &[], strict);
+                let mount = mount.map_err(|e| match e {
+                    Errno::PERM => Failure::from(e).hinted(PROC_HINT),
+                    e => e.into(),
+                })?;
+                self.attach(&mount, Path::new("/proc"))
+            }
+            Step::MountSys { fresh } => self.mount_sys(*fresh),
+            Step::MountTmpfs { path, mode, size } => {
+                let nodev = MountAttrFlags::MOUNT_ATTR_NODEV;
+                self.attach(&filesystem("tmpfs", &[("mode", mode), ("size", size)], nodev)?, path)
+            }
+            Step::MountDevpts { gid } => self.mount_devpts(*gid),
+            Step::MountMqueue => {
+                let strict = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+                match filesystem("mqueue", &[], strict) {
+                    // Built without POSIX message queues.
+                    Err(Errno::NODEV | Errno::PERM) => Ok(()),
+                    mount => self.attach(&mount?, Path::new("/dev/mqueue")),
+                }
+            }
+            Step::Device(name) => self.bind_device(name),
+            Step::Symlink { path, target } => Ok(rustix::fs::symlink(*target, *path)?),
+            Step::Mask(path) => self.mask(path),
+            Step::ReadOnly(path) => self.read_only(path),
+            Step::CopyOf { path, extra, make } => self.copy_of(Path::new(path), extra, *make),
+            _ => Err(Errno::NOTSUP.into()),
+        }
+    }
+
+    /// umount2(2) of the machine's root.
+    pub(super) fn detach_machine(self) -> Result<OwnedFd, Failure> {
+        fchdir(&self.machine)?;
+        unmount(".", UnmountFlags::DETACH)?;
+        fchdir(&self.view)?;
+        Ok(self.view)
+    }
+
+    fn find(&self, path: &Path) -> Result<OwnedFd, Errno> {
+        resolve(&self.view, path, OFlags::PATH, Mode::empty())
+    }
+
+    fn attach(&self, mount: &OwnedFd, path: &Path) -> Done {
+        Ok(attach_to(mount, &self.find(path)?)?)
+    }
+
+    fn make_dir(&self, path: &Path) -> Done {
+        let hint = "give the view an upper (--upper), or the image this directory";
+        match self.find(path) {
+            Ok(found) if file_type(&found)? == FileType::Directory => return Ok(()),
+            Ok(_) => return Err(Failure::from(Errno::NOTDIR).hinted("the image has something else there")),
+            Err(Errno::NOENT) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        let parent = self.find(parent)?;
+        rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)).map_err(|e| match e {
+            Errno::ROFS | Errno::ACCESS | Errno::PERM => Failure::from(e).hinted(hint),
+            Errno::EXIST => Failure::from(e).hinted("the image has a symbolic link there that leads nowhere"),
+            e => e.into(),
+        })
+    }
+
+    fn mount_sys(&self, fresh: bool) -> Done {
+        let strict = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        if fresh {
+            match filesystem("sysfs", &[], strict | MountAttrFlags::MOUNT_ATTR_RDONLY) {
+                // Parts of the machine's /sys are covered: as for proc, but the machine's own will do.
+                Err(Errno::PERM) => {}
+                mount => return self.attach(&mount?, Path::new("/sys")),
+            }
+        }
+        match clone_of(&self.machine, "sys", true) {
+            // No /sys on the machine, none inside.
+            Err(Errno::NOENT | Errno::INVAL) => Ok(()),
+            mount => {
+                let mount = mount?;
+                make_read_only(mount.as_fd(), true)?;
+                self.attach(&mount, Path::new("/sys"))
+            }
+        }
+    }
+
+    fn mount_devpts(&self, gid: Option<u32>) -> Done {
+        let gid = gid.map(|g| g.to_string());
+        let mut options = vec![("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
+        options.extend(gid.as_deref().map(|g| ("gid", g)));
+        // No nodev: the terminals are devices.
+        let mount = filesystem("devpts", &options, MountAttrFlags::MOUNT_ATTR_NOEXEC)?;
+        self.attach(&mount, Path::new("/dev/pts"))
+    }
+
+    fn bind_device(&self, name: &str) -> Done {
+        let device = clone_of(&self.machine, &format!("dev/{name}"), false)?;
+        let path = Path::new("/dev").join(name);
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+        resolve(&self.view, &path, flags, Mode::from_raw_mode(0o666))?;
+        self.attach(&device, &path)
+    }
+
+    fn mask(&self, path: &Path) -> Done {
+        let target = match self.find(path) {
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
+            found => found?,
+        };
+        let cover = if file_type(&target)? == FileType::Directory {
+            let strict = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+            filesystem("tmpfs", &[("mode", "555"), ("size", "4k")], strict | MountAttrFlags::MOUNT_ATTR_RDONLY)?
+        } else {
+            clone_of(&self.machine, "dev/null", false)?
+        };
+        Ok(attach_to(&cover, &target)?)
+    }
+
+    fn read_only(&self, path: &Path) -> Done {
+        let target = match self.find(path) {
+            Err(Errno::NOENT) => return Ok(()),
+            found => found?,
+        };
+        let tree = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let mount = open_tree(&target, "", tree | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE)?;
+        make_read_only(mount.as_fd(), true)?;
+        Ok(attach_to(&mount, &target)?)
+    }
+
+    fn copy_of(&self, path: &Path, extra: &str, make: bool) -> Done {
+        let target = match self.find(path) {
+            Err(Errno::NOENT) if make => {
+                let flags = OFlags::CREATE | OFlags::WRONLY;
+                match resolve(&self.view, path, flags, Mode::from_raw_mode(0o644)) {
+                    Ok(_) => self.find(path)?,
+                    Err(e) => {
+                        return Err(Failure::from(e).hinted("without it names are not resolved inside"));
+                    }
+                }
+            }
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            found => found?,
+        };
+        let mut text = match resolve(&self.machine, path, OFlags::RDONLY, Mode::empty()) {
+            Ok(fd) => {
+                let mut text = Vec::new();
+                let read = std::io::Read::read_to_end(&mut std::fs::File::from(fd), &mut text);
+                read.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+                text
+            }
+            Err(Errno::NOENT) => Vec::new(),
+            Err(e) => return Err(e.into()),
+        };
+        text.extend_from_slice(extra.as_bytes());
+        let name = path.file_name().unwrap_or(OsStr::new("copy"));
+        self.bind_text(&text, name, &target)
+    }
+
+    /// Binds a file of this content over `target`. The file lives in a tmpfs that has no name any more: it is attached
+    /// (older kernels bind nothing from a mount that is not), used, and detached.
+    fn bind_text(&self, text: &[u8], name: &OsStr, target: &OwnedFd) -> Done {
+        let strict = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        let scratch = filesystem("tmpfs", &[("mode", "755"), ("size", "1m")], strict)?;
+        self.attach(&scratch, Path::new("/dev"))?;
+        let bound = self.bind_from(&scratch, text, name, target);
+        fchdir(&scratch)?;
+        unmount(".", UnmountFlags::DETACH)?;
+        fchdir(&self.view)?;
+        bound
+    }
+
+    fn bind_from(&self, scratch: &OwnedFd, text: &[u8], name: &OsStr, target: &OwnedFd) -> Done {
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(scratch, name, flags, Mode::from_raw_mode(0o644))?;
+        let written = std::io::Write::write_all(&mut std::fs::File::from(file), text);
+        written.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+        let tree = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let copy = open_tree(scratch, name, tree)?;
+        make_read_only(copy.as_fd(), false)?;
+        Ok(attach_to(&copy, target)?)
+    }
+}
+
+/// openat2(2) with `root` as `/`.
+pub(super) fn resolve(root: &OwnedFd, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
+    let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    // EAGAIN: something was renamed meanwhile, and the kernel cannot vouch for `..`.
+    loop {
+        match rustix::fs::openat2(root, path, flags | OFlags::CLOEXEC, mode, inside) {
+            Err(Errno::AGAIN) => {}
+            opened => return opened,
+        }
+    }
+}
+
+fn file_type(fd: &OwnedFd) -> Result<FileType, Errno> {
+    let stat = rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)?;
+    Ok(FileType::from_raw_mode(stat.st_mode))
+}
+
+/// A new mount of a file system, nosuid, not attached anywhere yet.
+fn filesystem(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, Errno> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        if value.is_empty() {
+            rustix::mount::fsconfig_set_flag(context.as_fd(), *key)?;
+        } else {
+            fsconfig_set_string(context.as_fd(), *key, *value)?;
+        }
+    }
+    fsconfig_create(context.as_fd())?;
+    fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes | MountAttrFlags::MOUNT_ATTR_NOSUID)
+}
+
+/// A bind mount of `path` below `root`, not attached anywhere yet.
+fn clone_of(root: &OwnedFd, path: &str, recursive: bool) -> Result<OwnedFd, Errno> {
+    let source = resolve(root, Path::new(path), OFlags::PATH, Mode::empty())?;
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    open_tree(&source, "", flags)
+}
+
+fn attach_to(mount: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+    let by_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(mount, "", target, "", by_descriptor)
+}

@@ -1,0 +1,146 @@
+//! The process the user called: it makes the supervisor, writes its id maps, sends signals on, and waits.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::channel::{self, Channel, Message};
+use super::error::RUNNER_FAILED;
+use super::signals::Signals;
+use super::terminal::{Loan, Terminal};
+use super::{Error, Root, Spec, plan, supervisor};
+use crate::sys::process::{Fork, end_with, fork};
+use crate::sys::signal::set_default;
+
+/// Runs the command of `spec` with `root` as its root, and returns its exit code (128+n if signal n ended it) once
+/// everything is gone again. The process must have one thread: it forks.
+///
+/// # Errors
+/// What hindered; [`Error::exit_code`] is 125, or 126 and 127 for a command that is not executable or not there.
+pub fn run(spec: &Spec, root: &mut dyn Root) -> Result<i32, Error> {
+    check(spec)?;
+    let plan = plan(spec);
+    // What is buffered must not be written once by each process.
+    std::io::stdout().flush().map_err(|e| Error::new("standard output", e))?;
+    set_default(Signal::SIGCHLD).map_err(|e| Error::new("sigaction SIGCHLD", e))?;
+    let terminal = Terminal::of_caller();
+    let (ours, theirs) = channel::pair().map_err(|e| Error::new("socketpair", e))?;
+    let signals = Signals::block().map_err(|e| Error::new("signalfd", e))?;
+    let forked = fork().map_err(|e| {
+        let error = Error::new("fork", e);
+        if e == rustix::io::Errno::DEADLK { error.hinted("run() wants to be called before any thread") } else { error }
+    });
+    let result = match forked {
+        Ok(Fork::Child) => {
+            drop(ours);
+            end_with(|| supervisor::live(spec, &plan, root, &theirs, &signals.before(), terminal))
+        }
+        Ok(Fork::Parent(supervisor)) => {
+            drop(theirs);
+            let mut loan = Loan::new(terminal);
+            let ended = watch(spec, supervisor, &ours, &signals, &mut loan);
+            loan.end().map_err(|e| Error::new("tcsetpgrp", e)).and(ended)
+        }
+        Err(e) => Err(e),
+    };
+    signals.restore().map_err(|e| Error::new("sigprocmask", e))?;
+    result
+}
+
+fn check(spec: &Spec) -> Result<(), Error> {
+    if spec.command.is_empty() {
+        return Err(Error::new("command", "there is none"));
+    }
+    if !spec.base.is_absolute() || !spec.base.is_dir() {
+        return Err(Error::new(spec.base.display(), "not an absolute path of a directory"));
+    }
+    let relative = spec.workdir.iter().chain(&spec.hide).find(|p| !p.is_absolute());
+    if let Some(path) = relative {
+        return Err(Error::new(format_args!("directory {}", path.display()), "not an absolute path"));
+    }
+    Ok(())
+}
+
+fn watch(spec: &Spec, supervisor: Pid, channel: &Channel, signals: &Signals, loan: &mut Loan) -> Result<i32, Error> {
+    let mut outcome = None;
+    let mut failure = None;
+    // We stop if the command does, when it is a job of the caller's shell or the shell asked for it.
+    let mut asked_to_stop = false;
+    loop {
+        let spoken = wait(signals, channel).map_err(|e| Error::new("poll", e))?;
+        while let Some(signal) = signals.next().map_err(|e| Error::new("signalfd", e))? {
+            if signal != Signal::SIGCHLD {
+                asked_to_stop |= signal == Signal::SIGTSTP;
+                // Should nobody hear it, the closed channel is seen next.
+                channel.send(&Message::Signal(signal as i32));
+            }
+        }
+        if !spoken {
+            continue;
+        }
+        let Some((message, sender)) = channel.receive().map_err(|e| Error::new("receive", e))? else { break };
+        match message {
+            Message::NeedMaps => match spec.mapping.write(supervisor) {
+                Ok(()) => drop(channel.send(&Message::MapsWritten)),
+                Err(e) => {
+                    // It waits for us and has made nothing yet.
+                    kill(supervisor, Signal::SIGKILL).map_err(|e| Error::new("kill", e))?;
+                    failure = Some(e);
+                }
+            },
+            Message::Starting => loan.started(sender),
+            Message::Stopped if loan.is_shared() || asked_to_stop => {
+                asked_to_stop = false;
+                loan.stopped();
+                raise(Signal::SIGSTOP).map_err(|e| Error::new("raise SIGSTOP", e))?;
+                loan.continued().map_err(|e| Error::new("tcsetpgrp", e))?;
+                channel.send(&Message::Signal(Signal::SIGCONT as i32));
+            }
+            Message::Warning(text) => eprintln!("warning: {text}"),
+            Message::Failed(e) => failure = failure.or(Some(e)),
+            Message::Ended(code) => outcome = Some(code),
+            Message::Stopped | Message::MapsWritten | Message::Signal(_) => {}
+        }
+    }
+    let status = reap(supervisor).map_err(|e| Error::new("waitpid", e))?;
+    match (failure, outcome) {
+        (Some(e), _) => Err(e),
+        (None, Some(code)) => Ok(i32::from(code)),
+        (None, None) => Err(Error::new("supervisor", describe(status)).coded(RUNNER_FAILED)),
+    }
+}
+
+/// Waits until there is a signal or a message; true for a message.
+fn wait(signals: &Signals, channel: &Channel) -> Result<bool, Errno> {
+    let ready = PollFlags::POLLIN;
+    let mut fds = [PollFd::new(signals.as_fd(), ready), PollFd::new(channel.as_fd(), ready)];
+    loop {
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) => return Ok(fds[1].any().unwrap_or(true)),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn reap(pid: Pid) -> Result<WaitStatus, Errno> {
+    loop {
+        match waitpid(pid, None) {
+            Err(Errno::EINTR) => {}
+            done => return done,
+        }
+    }
+}
+
+fn describe(status: WaitStatus) -> String {
+    match status {
+        WaitStatus::Signaled(_, signal, _) => format!("killed by {signal}"),
+        WaitStatus::Exited(_, code) => format!("ended unexpectedly, exit code {code}"),
+        other => format!("{other:?}"),
+    }
+}

@@ -1,0 +1,183 @@
+//! The process that owns the new user and mount namespaces: it mounts the view, serves it, and clears up after init.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{Gid, Pid, Uid, setpgid, setresgid, setresuid};
+use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+use rustix::thread::UnshareFlags;
+
+use super::channel::{Channel, Message};
+use super::error::RUNNER_FAILED;
+use super::terminal::Terminal;
+use super::{Error, Network, Plan, Root, Spec, init};
+use crate::sys::process::{Fork, end_with, fork_into};
+
+/// Its life, in the forked child; returns its exit code.
+pub(super) fn live(
+    spec: &Spec,
+    plan: &Plan,
+    root: &mut dyn Root,
+    channel: &Channel,
+    mask: &SigSet,
+    terminal: Terminal,
+) -> i32 {
+    // If the parent does not hear it, it is dead, and nobody asks for our code.
+    match new_namespaces(channel).and_then(|()| lifetime(spec, plan, root, channel, mask, terminal)) {
+        Ok(code) => channel.send(&Message::Ended(code)),
+        Err(e) => channel.send(&Message::Failed(e)),
+    };
+    0
+}
+
+fn new_namespaces(channel: &Channel) -> Result<(), Error> {
+    // Out of the caller's process group: what the terminal sends there reaches the parent only.
+    setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(|e| Error::new("setpgid", e))?;
+    // Privilege change: from here on we have every capability over what we make, and none over the machine.
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(|e| {
+        let error = Error::new("new user namespace", e);
+        match e {
+            Errno::EPERM | Errno::EACCES => error.hinted(
+                "user namespaces are switched off here: sysctl kernel.unprivileged_userns_clone, \
+                 kernel.apparmor_restrict_unprivileged_userns, or a seccomp filter of a container around us",
+            ),
+            Errno::ENOSPC | Errno::EUSERS => error.hinted("too many already: sysctl user.max_user_namespaces"),
+            _ => error,
+        }
+    })?;
+    channel.send(&Message::NeedMaps);
+    match channel.receive().map_err(|e| Error::new("receive", e))? {
+        Some((Message::MapsWritten, _)) => {}
+        _ => return Err(Error::new("id maps", "not written")),
+    }
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    setresgid(gid, gid, gid).map_err(|e| Error::new("setresgid 0", e))?;
+    setresuid(uid, uid, uid).map_err(|e| Error::new("setresuid 0", e))?;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|e| Error::new("new mount namespace", e))?;
+    // Nothing we mount shows up outside, nothing mounted outside shows up here.
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|e| Error::new("make mounts private", e))
+}
+
+fn lifetime(
+    spec: &Spec,
+    plan: &Plan,
+    root: &mut dyn Root,
+    channel: &Channel,
+    mask: &SigSet,
+    terminal: Terminal,
+) -> Result<u8, Error> {
+    let target = spec.base.join("merged");
+    match std::fs::create_dir(&target) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            return Err(Error::new(format_args!("make directory {}", target.display()), e));
+        }
+        _ => {}
+    }
+    let ended = match root.mount(&target) {
+        Err(e) => Err(Error::new("mount the view", e)),
+        Ok(()) => {
+            let ended = around_init(spec, plan, root, channel, mask, (terminal, &target));
+            // Lazily: whoever outside still looks into it must not keep us.
+            let detached = unmount(&target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+            ended.and_then(|code| detached.map(|()| code).map_err(|e| Error::new("unmount the view", e)))
+        }
+    };
+    let finished = root.finish().map_err(|e| Error::new("finish the view", e));
+    match std::fs::remove_dir(&target) {
+        // The whole of `base` may be gone with the throw-away upper.
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            log::warn!("remove directory {}: {e}", target.display());
+        }
+        _ => {}
+    }
+    ended.and_then(|code| finished.map(|()| code))
+}
+
+fn around_init(
+    spec: &Spec,
+    plan: &Plan,
+    root: &mut dyn Root,
+    channel: &Channel,
+    mask: &SigSet,
+    (terminal, target): (Terminal, &Path),
+) -> Result<u8, Error> {
+    let init = match fork_into(namespaces(spec.network)) {
+        Ok(Fork::Child) => end_with(|| init::live(spec, plan, target, channel, mask, terminal)),
+        Ok(Fork::Parent(init)) => init,
+        Err(e @ rustix::io::Errno::DEADLK) => {
+            return Err(Error::new("new namespaces", e).hinted("mount() left threads"));
+        }
+        Err(e) => return Err(Error::new("new pid, ipc, uts, cgroup and network namespaces", e)),
+    };
+    let guarded = pidfd(init).and_then(|fd| {
+        root.serve().map_err(|e| Error::new("serve the view", e))?;
+        attend(init, &fd, channel)
+    });
+    if guarded.is_err() {
+        kill(init, Signal::SIGKILL).map_err(|e| Error::new("kill init", e))?;
+    }
+    let status = loop {
+        match waitpid(init, None) {
+            Err(Errno::EINTR) => {}
+            done => break done.map_err(|e| Error::new("waitpid", e))?,
+        }
+    };
+    guarded?;
+    Ok(match status {
+        WaitStatus::Exited(_, code) => code as u8,
+        WaitStatus::Signaled(_, signal, _) => 128 + signal as u8,
+        _ => RUNNER_FAILED,
+    })
+}
+
+fn namespaces(network: Network) -> UnshareFlags {
+    let always = UnshareFlags::NEWNS
+        | UnshareFlags::NEWPID
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWCGROUP;
+    match network {
+        Network::Host => always,
+        Network::None => always | UnshareFlags::NEWNET,
+    }
+}
+
+fn pidfd(pid: Pid) -> Result<OwnedFd, Error> {
+    let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or_else(|| Error::new("pidfd_open", Errno::ESRCH))?;
+    pidfd_open(pid, PidfdFlags::empty()).map_err(|e| Error::new("pidfd_open", e))
+}
+
+/// Sends signals on until init has ended; ends it if the parent has.
+fn attend(init: Pid, pidfd: &OwnedFd, channel: &Channel) -> Result<(), Error> {
+    loop {
+        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            done => done.map_err(|e| Error::new("poll", e))?,
+        };
+        let (ended, spoken) = (fds[0].any().unwrap_or(true), fds[1].any().unwrap_or(true));
+        if ended {
+            return Ok(());
+        }
+        if !spoken {
+            continue;
+        }
+        match channel.receive().map_err(|e| Error::new("receive", e))? {
+            Some((Message::Signal(number), _)) => {
+                let signal = Signal::try_from(number).map_err(|e| Error::new(format_args!("signal {number}"), e))?;
+                kill(init, signal).map_err(|e| Error::new(format_args!("send {signal} to init"), e))?;
+            }
+            Some(_) => {}
+            None => {
+                return pidfd_send_signal(pidfd, rustix::process::Signal::KILL).map_err(|e| Error::new("kill init", e));
+            }
+        }
+    }
+}
