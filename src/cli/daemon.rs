@@ -4,11 +4,10 @@ use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::Pid;
 use rustix::fs::{Mode, OFlags};
 
 use super::error::Error;
-use crate::sys::fork::{Fork, close_inherited, fork};
+use crate::sys::process::{Fork, close_inherited, fork};
 
 /// Tells the waiting parent that all is well; without it, the parent takes over the child's failure.
 #[derive(Debug)]
@@ -31,7 +30,7 @@ pub(super) fn in_background(serve: impl FnOnce(Ready) -> Result<ExitCode, Error>
                 return Ok(ExitCode::SUCCESS);
             }
             // It has said on stderr what is wrong.
-            match waitpid(Pid::from_raw(child.as_raw_nonzero().get()), None) {
+            match waitpid(child, None) {
                 Ok(WaitStatus::Exited(_, code)) => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1).max(1))),
                 Ok(how) => Err(Error::new(format!("the daemon died before it was ready ({how:?})"))),
                 Err(e) => Err(Error::new(format!("wait for the daemon: {e}"))),

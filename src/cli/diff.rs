@@ -1,6 +1,5 @@
 //! `onlay diff`.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +7,8 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use super::error::Error;
-use super::layers::{open_one, prefix_without_upper, why};
+use super::layers::{open_one, prefix_without_upper};
+use super::output::print;
 use crate::overlay::{Change, How, changes};
 
 /// List what an upper directory changes
@@ -60,13 +60,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
         Format::Text => found.iter().flat_map(text).collect(),
         Format::Json => json(&found)?,
     };
-    let mut out = std::io::stdout().lock();
-    match out.write_all(&text).and_then(|()| out.flush()) {
-        // Whoever reads has seen enough.
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        Err(e) => Err(Error::new(format!("standard output: {}", why(&e)))),
-        Ok(()) => Ok(ExitCode::SUCCESS),
-    }
+    print(&text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn text(change: &Change) -> Vec<u8> {

@@ -11,16 +11,22 @@ use anstyle::{AnsiColor, Style};
 pub(super) struct Error {
     message: String,
     hint: Option<String>,
-    code: u8,
+    code: Option<u8>,
 }
 
 impl Error {
     pub(super) fn new(message: impl Display) -> Self {
-        Self { message: message.to_string(), hint: None, code: 1 }
+        Self { message: message.to_string(), hint: None, code: None }
     }
 
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Sets the exit code where the error brings none.
+    pub(super) fn or_code(mut self, code: u8) -> Self {
+        self.code = self.code.or(Some(code));
         self
     }
 
@@ -30,7 +36,7 @@ impl Error {
         if let Some(hint) = &self.hint {
             line(format_args!("{}hint:{} {hint}", style(AnsiColor::Cyan), style(AnsiColor::Cyan).render_reset()));
         }
-        ExitCode::from(self.code)
+        ExitCode::from(self.code.unwrap_or(1))
     }
 }
 
@@ -53,14 +59,28 @@ fn line(words: std::fmt::Arguments<'_>) {
     writeln!(anstream::stderr(), "{words}").ok();
 }
 
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<crate::runner::Error> for Error {
+    fn from(e: crate::runner::Error) -> Self {
+        Self { message: e.to_string(), hint: e.hint().map(str::to_owned), code: Some(e.exit_code()) }
+    }
+}
+
 impl From<crate::fuse::Error> for Error {
     fn from(e: crate::fuse::Error) -> Self {
-        Self { message: e.to_string(), hint: e.hint(), code: 1 }
+        Self { message: e.to_string(), hint: e.hint(), code: None }
     }
 }
 
 impl From<crate::overlay::Error> for Error {
     fn from(e: crate::overlay::Error) -> Self {
-        Self { message: e.to_string(), hint: e.hint(), code: 1 }
+        Self { message: e.to_string(), hint: e.hint(), code: None }
     }
 }

@@ -29,7 +29,15 @@ pub(super) struct Opened {
     pub(super) writable: Vec<(u64, u64)>,
 }
 
+/// What to stack, all there and fit for each other.
+#[derive(Debug)]
+pub(super) struct Checked {
+    lowers: Vec<Dir>,
+    writable: Option<(Dir, Dir)>,
+}
+
 /// A directory that exists.
+#[derive(Debug)]
 struct Dir {
     given: PathBuf,
     real: PathBuf,
@@ -39,6 +47,20 @@ struct Dir {
 impl Given {
     /// Checks everything, then opens it. `inside` allows an upper that lies in a lower layer (it has to be hidden then).
     pub(super) fn open(&self, inside: bool) -> Result<Opened, Error> {
+        let Checked { lowers, writable } = self.check(inside)?;
+        let mut opened =
+            Opened { layers: Layers { upper: None, lowers: Vec::new() }, locks: Vec::new(), writable: Vec::new() };
+        if let Some((upper, work)) = &writable {
+            opened.take(upper, work)?;
+        }
+        for lower in &lowers {
+            opened.layers.lowers.push(Lower { dir: lower.open(false)? });
+        }
+        Ok(opened)
+    }
+
+    /// Checks everything that can be told without opening it.
+    pub(super) fn check(&self, inside: bool) -> Result<Checked, Error> {
         if self.lowers.is_empty() && self.upper.is_none() {
             return Err(Error::new("no layer to show").hint("name the layers with --lower DIR, the top one first"));
         }
@@ -57,20 +79,14 @@ impl Given {
                     .hint("add --upper DIR, or leave --work away for a read-only view"));
             }
         };
-        let mut opened =
-            Opened { layers: Layers { upper: None, lowers: Vec::new() }, locks: Vec::new(), writable: Vec::new() };
         if let Some((upper, work)) = &writable {
             refuse_overlap(upper, work)?;
             for lower in lowers.iter().filter(|_| !inside) {
                 refuse_overlap(upper, lower)?;
                 refuse_overlap(work, lower)?;
             }
-            opened.take(upper, work)?;
         }
-        for lower in &lowers {
-            opened.layers.lowers.push(Lower { dir: lower.open(false)? });
-        }
-        Ok(opened)
+        Ok(Checked { lowers, writable })
     }
 
     /// Refuses a mountpoint inside a layer: the layer would then contain the view of itself.

@@ -7,6 +7,8 @@ mod layers;
 mod limits;
 mod mount;
 mod options;
+mod output;
+mod run;
 mod umount;
 
 use std::ffi::OsString;
@@ -30,6 +32,8 @@ enum Verb {
     /// Unmount a merged view, once everything is written
     #[command(visible_alias = "unmount")]
     Umount(umount::Args),
+    /// Run a command in the merged view, in namespaces of its own
+    Run(run::Args),
     /// List what an upper directory changes
     Diff(diff::Args),
 }
@@ -39,13 +43,16 @@ const USAGE: u8 = 2;
 
 /// Parses `args` (the program's name first), runs the verb, returns the exit code. What goes wrong is told on stderr.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let onlay = match Onlay::try_parse_from(args) {
+    let args: Vec<_> = args.collect();
+    let onlay = match Onlay::try_parse_from(&args) {
         Ok(onlay) => onlay,
         Err(e) => {
             // Help and version go to stdout and are no failure.
             let failed = e.use_stderr();
             return match e.print() {
                 Ok(()) if !failed => ExitCode::SUCCESS,
+                // As docker's: 2 could be the command's own.
+                _ if args.get(1).is_some_and(|verb| verb == "run") => ExitCode::from(run::FAILED),
                 Ok(()) | Err(_) => ExitCode::from(USAGE),
             };
         }
@@ -57,6 +64,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     let done = match onlay.verb {
         Verb::Mount(args) => mount::run(args),
         Verb::Umount(args) => umount::run(&args),
+        Verb::Run(args) => run::run(&args),
         Verb::Diff(args) => diff::run(&args),
     };
     match done {

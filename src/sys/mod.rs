@@ -1,6 +1,5 @@
 //! The only `unsafe` of the house: system calls that neither rustix nor nix carries, one wrapper each.
 
-pub mod fork;
 pub mod handle_at;
 pub mod mode;
 pub mod mount;

@@ -98,6 +98,15 @@ pub fn close_all_but(keep: RawFd) -> Result<(), Errno> {
     close_range(keep + 1, RawFd::MAX, 0)
 }
 
+/// close_range(2): closes everything from `first` up. Only for the start of a program, before anything in it owns a
+/// descriptor.
+///
+/// # Errors
+/// `ENOSYS` before Linux 5.9.
+pub fn close_inherited(first: RawFd) -> Result<(), Errno> {
+    close_range(first, RawFd::MAX, 0)
+}
+
 fn close_range(first: RawFd, last: RawFd, flags: u32) -> Result<(), Errno> {
     // SAFETY: takes plain numbers; that no owner uses a closed descriptor is the callers' contract above.
     let r = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 
 use crate::runner::{Mapping, Network, Spec};
 
@@ -20,50 +20,51 @@ Examples:
 The exit code is the command's; 128+n if signal n ended it; 125 if onlay failed, 126 if the command cannot be
 executed, 127 if it is not there.";
 
-/// Runs a command in the merged view, in namespaces of its own.
+/// Run a command in the merged view, in namespaces of its own
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES)]
-#[group(id = "view", required = true, multiple = false, args = ["rootfs", "lower", "host"])]
-pub struct RunArgs {
+#[group(skip)]
+#[command(group(ArgGroup::new("view").required(true).args(["rootfs", "lower", "host"])))]
+pub(in crate::cli) struct RunArgs {
     /// The one lower layer: an unpacked root
     #[arg(long, value_name = "DIR")]
-    pub rootfs: Option<PathBuf>,
+    pub(in crate::cli) rootfs: Option<PathBuf>,
 
     /// A lower layer; repeat it, the top one first
     #[arg(long, value_name = "DIR", action = clap::ArgAction::Append)]
-    pub lower: Vec<PathBuf>,
+    pub(in crate::cli) lower: Vec<PathBuf>,
 
     /// The machine's own root as the lower layer: nothing of it is changed
     #[arg(long)]
-    pub host: bool,
+    pub(in crate::cli) host: bool,
 
     /// Where changes go [default: a directory that is removed in the end]
     #[arg(long, value_name = "DIR", requires = "work")]
-    pub upper: Option<PathBuf>,
+    pub(in crate::cli) upper: Option<PathBuf>,
 
     /// An empty directory on the file system of the upper
     #[arg(long, value_name = "DIR", requires = "upper")]
-    pub work: Option<PathBuf>,
+    pub(in crate::cli) work: Option<PathBuf>,
 
     /// The network inside [default: none, with --host: host]
     #[arg(long, value_name = "NET")]
-    pub network: Option<NetworkArg>,
+    pub(in crate::cli) network: Option<NetworkArg>,
 
     /// Set a variable; without a value, take it over from here
     #[arg(short, long, value_name = "NAME[=VALUE]", action = clap::ArgAction::Append)]
-    pub env: Vec<OsString>,
+    pub(in crate::cli) env: Vec<OsString>,
 
     /// The working directory inside [default: /, with --host: this one]
     #[arg(short, long, value_name = "DIR")]
-    pub workdir: Option<PathBuf>,
+    pub(in crate::cli) workdir: Option<PathBuf>,
 
     /// The host name inside [default: onlay, with --host: the machine's]
     #[arg(long, value_name = "NAME")]
-    pub hostname: Option<String>,
+    pub(in crate::cli) hostname: Option<String>,
 
     /// Print what would be done
     #[arg(long)]
-    pub dry_run: bool,
+    pub(in crate::cli) dry_run: bool,
 
     /// The command and its arguments [default with --host: $SHELL]
     #[arg(
@@ -72,12 +73,12 @@ pub struct RunArgs {
         allow_hyphen_values = true,
         required_unless_present = "host"
     )]
-    pub command: Vec<OsString>,
+    pub(in crate::cli) command: Vec<OsString>,
 }
 
 /// The value of `--network`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum NetworkArg {
+pub(in crate::cli) enum NetworkArg {
     /// The machine's
     Host,
     /// Nothing but loopback
@@ -86,7 +87,7 @@ pub enum NetworkArg {
 
 /// What of the arguments makes no sense, one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ArgError {
+pub(in crate::cli) enum ArgError {
     /// `--workdir`.
     #[error("--workdir {0}: not an absolute path")]
     Workdir(PathBuf),
@@ -100,16 +101,16 @@ pub enum ArgError {
 
 /// What a run takes over from where it is called.
 #[derive(Debug, Clone, Default)]
-pub struct Caller {
+pub(in crate::cli) struct Caller {
     /// The environment.
-    pub env: Vec<(OsString, OsString)>,
+    pub(in crate::cli) env: Vec<(OsString, OsString)>,
     /// The working directory.
-    pub cwd: Option<PathBuf>,
+    pub(in crate::cli) cwd: Option<PathBuf>,
 }
 
 impl Caller {
     /// This process's.
-    pub fn here() -> Self {
+    pub(in crate::cli) fn here() -> Self {
         Self { env: std::env::vars_os().collect(), cwd: std::env::current_dir().ok() }
     }
 
@@ -124,7 +125,13 @@ impl RunArgs {
     ///
     /// # Errors
     /// A value that makes no sense.
-    pub fn spec(&self, mapping: Mapping, caller: &Caller, base: &Path, hide: &[PathBuf]) -> Result<Spec, ArgError> {
+    pub(in crate::cli) fn spec(
+        &self,
+        mapping: Mapping,
+        caller: &Caller,
+        base: &Path,
+        hide: &[PathBuf],
+    ) -> Result<Spec, ArgError> {
         let workdir = match (&self.workdir, self.host) {
             (Some(dir), _) if dir.is_absolute() => Some(dir.clone()),
             (Some(dir), _) => return Err(ArgError::Workdir(dir.clone())),

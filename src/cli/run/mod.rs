@@ -1,0 +1,76 @@
+//! `onlay run`: where the union, its service and the runner meet.
+
+mod args;
+mod view;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use args::Caller;
+pub(super) use args::RunArgs as Args;
+use view::View;
+
+use super::error::{Error, warn};
+use super::layers::{Given, why};
+use super::output::print;
+use crate::overlay::Config;
+use crate::runner::{self, Mapping};
+
+/// Exit code of a failure of ours, as docker's.
+pub(super) const FAILED: u8 = 125;
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
+    try_run(args).map_err(|e| e.or_code(FAILED))
+}
+
+fn try_run(args: &Args) -> Result<ExitCode, Error> {
+    let mapping = Mapping::of_caller()?;
+    if let Some(warning) = mapping.warning() {
+        warn(warning);
+    }
+    let given = Given {
+        lowers: if args.host {
+            vec!["/".into()]
+        } else {
+            args.rootfs.iter().chain(&args.lower).map(|p| absolute(p)).collect::<Result<_, _>>()?
+        },
+        upper: args.upper.as_deref().map(absolute).transpose()?,
+        work: args.work.as_deref().map(absolute).transpose()?,
+    };
+    given.check(args.host)?;
+    let config = Config {
+        stored_owners: mapping.is_single(),
+        foreign_as_root: !rustix::process::geteuid().is_root(),
+        close_pseudo: args.host,
+        aufs: !args.host,
+        ..Config::default()
+    };
+    let base = tempfile::Builder::new()
+        .prefix("onlay-")
+        .tempdir_in(scratch())
+        .map_err(|e| Error::new(format!("directory for the run in {}: {}", scratch().display(), why(&e))))?;
+    let spec = args.spec(mapping, &Caller::here(), base.path(), &[]).map_err(Error::new)?;
+    if args.dry_run {
+        print(runner::plan(&spec).to_string().as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut view = View::new(given, args.host, config, base.path());
+    let ended = runner::run(&spec, &mut view);
+    // The supervisor has removed it, unless it was killed.
+    let path = base.keep();
+    if let Err(e) = std::fs::remove_dir_all(&path)
+        && e.kind() != std::io::ErrorKind::NotFound
+    {
+        warn(format_args!("{} is left over: {}", path.display(), why(&e)));
+    }
+    Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(FAILED)))
+}
+
+/// Where throw-away uppers are made: on disk, unless the user says otherwise.
+fn scratch() -> std::path::PathBuf {
+    std::env::var_os("TMPDIR").filter(|d| !d.is_empty()).map_or_else(|| "/var/tmp".into(), Into::into)
+}
+
+fn absolute(path: &Path) -> Result<std::path::PathBuf, Error> {
+    std::path::absolute(path).map_err(|e| Error::new(format!("{}: {}", path.display(), why(&e))))
+}

@@ -1,0 +1,124 @@
+//! The merged view as the root of a run: where the union, its service and the runner meet.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::cli::error::Error;
+use crate::cli::layers::{Given, Opened, why};
+use crate::cli::limits::raise_open_files;
+use crate::fuse::{self, Mount, Options, Session, Tuning};
+use crate::overlay::{Config, Overlay};
+use crate::runner::{Root, RootError};
+
+/// How long the daemon's threads may take to end once everything inside has.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a run shows, and what it made for that.
+#[derive(Debug)]
+pub(in crate::cli) struct View {
+    given: Given,
+    config: Config,
+    /// Lower layers hold the writable ones: the machine's root does.
+    host: bool,
+    /// Removed in the end; holds a throw-away upper where the user named none.
+    base: PathBuf,
+    session: Option<Session>,
+    served: Option<(fuse::session::Stopper, JoinHandle<Result<(), fuse::Error>>)>,
+    /// Locks on upper and work.
+    opened: Vec<std::os::fd::OwnedFd>,
+}
+
+impl View {
+    /// A view of `given`; without an upper, changes go to one in `base` that is removed.
+    pub(in crate::cli) fn new(given: Given, host: bool, config: Config, base: &Path) -> Self {
+        Self { given, config, host, base: base.into(), session: None, served: None, opened: Vec::new() }
+    }
+
+    /// Makes a throw-away upper that looks like the root of the top layer.
+    fn make_upper(&mut self) -> Result<(), Error> {
+        let fail = |at: &Path, e: std::io::Error| Error::new(format!("throw-away upper {}: {}", at.display(), why(&e)));
+        let (upper, work) = (self.base.join("upper"), self.base.join("work"));
+        for dir in [&upper, &work] {
+            std::fs::create_dir(dir).map_err(|e| fail(dir, e))?;
+        }
+        if let Some(top) = self.given.lowers.first() {
+            // A layer that can't be looked at is told about when it is opened.
+            let mode = top.metadata().map_or(0o755, |m| m.mode() & 0o7777);
+            std::fs::set_permissions(&upper, std::fs::Permissions::from_mode(mode)).map_err(|e| fail(&upper, e))?;
+        }
+        self.given.upper = Some(upper);
+        self.given.work = Some(work);
+        Ok(())
+    }
+
+    fn open(&mut self) -> Result<Overlay, Error> {
+        if self.given.upper.is_none() {
+            self.make_upper()?;
+        }
+        let Opened { layers, locks, writable } = self.given.open(self.host)?;
+        self.opened = locks;
+        let mut config = self.config.clone();
+        config.hide.extend(writable);
+        let base = rustix::fs::stat(&self.base)
+            .map_err(|e| Error::new(format!("{}: {}", self.base.display(), why(&e.into()))))?;
+        config.hide.push((base.st_dev, base.st_ino));
+        Ok(Overlay::new(layers, config)?)
+    }
+}
+
+impl Root for View {
+    fn mount(&mut self, target: &Path) -> Result<(), RootError> {
+        let overlay = Arc::new(self.open()?);
+        let mount = Mount::new(target, &Options { allow_other: Some(true), ..Options::default() })?;
+        self.session = Some(Session::new(mount, overlay, &Tuning::default())?);
+        Ok(())
+    }
+
+    fn serve(&mut self) -> Result<(), RootError> {
+        // Only now: the command must not inherit our limit.
+        raise_open_files();
+        if let Some(session) = self.session.take() {
+            let stopper = session.stopper();
+            self.served = Some((stopper, session.spawn()?));
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), RootError> {
+        self.session = None;
+        let served = match self.served.take() {
+            Some((stopper, thread)) => {
+                stopper.stop();
+                join(thread)
+            }
+            None => Ok(()),
+        };
+        let removed = match std::fs::remove_dir_all(&self.base) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::new(format!("remove {}: {}", self.base.display(), why(&e))))
+            }
+            _ => Ok(()),
+        };
+        served?;
+        Ok(removed?)
+    }
+}
+
+/// Waits for the daemon's threads, but not for ever: somebody outside may hold a file of the view open.
+fn join(thread: JoinHandle<Result<(), fuse::Error>>) -> Result<(), Error> {
+    let until = Instant::now() + PATIENCE;
+    while !thread.is_finished() {
+        if Instant::now() > until {
+            return Err(Error::new("somebody outside still uses the view; it ends now")
+                .hint("what was changed inside is in the upper directory"));
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    match thread.join() {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(Error::new("a thread of the daemon panicked; please report it")),
+    }
+}
