@@ -19,6 +19,19 @@ impl Error {
         Self { message: message.to_string(), hint: None, code: None }
     }
 
+    /// What clap has to say of a command line, in one line.
+    pub(super) fn usage(e: &clap::Error) -> Self {
+        let words = e.render().to_string();
+        let mut parts = words.split("\n\n").map(|part| part.lines().map(str::trim).collect::<Vec<_>>().join(" "));
+        let first = parts.next().unwrap_or_default();
+        let message = first.strip_prefix("error: ").unwrap_or(&first).to_owned();
+        let hint = parts.find_map(|part| {
+            let told = part.strip_prefix("tip: ").or_else(|| part.strip_prefix("Usage: "))?;
+            Some(told.to_owned())
+        });
+        Self { message, hint, code: None }
+    }
+
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self

@@ -10,6 +10,7 @@ use super::error::Error;
 use crate::layer::{Handle, disk};
 use crate::overlay::{Layers, Lower, Upper};
 use crate::vocab::dialect::Prefix;
+use crate::vocab::why;
 
 /// What to stack, as given.
 #[derive(Clone, Debug, Default)]
@@ -138,7 +139,7 @@ impl Dir {
         let fail = |e: std::io::Error| {
             let error = Error::new(format!("{what} {}: {}", given.display(), why(&e)));
             match e.kind() {
-                std::io::ErrorKind::NotFound => error.hint(format!("make it first: mkdir -p {}", given.display())),
+                std::io::ErrorKind::NotFound => error.hint("name a directory that exists; relative names start here"),
                 std::io::ErrorKind::PermissionDenied => error.hint("you need to be allowed to read and search it"),
                 _ => error,
             }
@@ -199,12 +200,6 @@ fn refuse_overlap(a: &Dir, b: &Dir) -> Result<(), Error> {
         return Ok(());
     };
     Err(Error::new(how).hint("upper, work and the lower layers must be separate directories, none inside another"))
-}
-
-/// An error's words without Rust's "(os error 2)".
-pub(super) fn why(e: &std::io::Error) -> String {
-    let words = e.to_string();
-    words.split(" (os error").next().unwrap_or(&words).to_owned()
 }
 
 /// The spelling of private attributes to read in layers alone: the kernel shows `trusted.` to root of the machine only.

@@ -16,6 +16,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use error::Error;
+
 /// A union filesystem in userspace, and processes that live in it: no root needed.
 #[derive(Debug, Parser)]
 #[command(name = "onlay", version, max_term_width = 100, disable_help_subcommand = true)]
@@ -48,13 +50,12 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(onlay) => onlay,
         Err(e) => {
             // Help and version go to stdout and are no failure.
-            let failed = e.use_stderr();
-            return match e.print() {
-                Ok(()) if !failed => ExitCode::SUCCESS,
-                // As docker's: 2 could be the command's own.
-                _ if args.get(1).is_some_and(|verb| verb == "run") => ExitCode::from(run::FAILED),
-                Ok(()) | Err(_) => ExitCode::from(USAGE),
-            };
+            if !e.use_stderr() {
+                return e.print().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
+            }
+            // As docker's: 2 could be the command's own.
+            let run = args.get(1).is_some_and(|verb| verb == "run");
+            return Error::usage(&e).or_code(if run { run::FAILED } else { USAGE }).report();
         }
     };
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("ONLAY_LOG", "warn"))

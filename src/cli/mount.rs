@@ -38,7 +38,7 @@ pub(super) struct Args {
     #[arg(short, long, value_name = "DIR")]
     lower: Vec<PathBuf>,
     /// Where changes go; without it the view is read only
-    #[arg(short, long, value_name = "DIR", requires = "work")]
+    #[arg(short, long, value_name = "DIR")]
     upper: Option<PathBuf>,
     /// An empty directory on the upper's file system
     #[arg(short, long, value_name = "DIR")]

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use super::error::Error;
-use super::layers::why;
+use crate::vocab::why;
 
 /// Prints it all. A reader that has seen enough and closed the pipe is no failure.
 pub(super) fn print(text: &[u8]) -> Result<(), Error> {

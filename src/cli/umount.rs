@@ -1,8 +1,6 @@
 //! `onlay umount`.
 
-use std::ffi::OsString;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -12,8 +10,8 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 
 use super::error::{Error, warn};
-use super::layers::why;
 use crate::fuse::{self, FS_TYPE, PID_ATTR};
+use crate::vocab::why;
 
 /// Unmount a merged view, once everything is written
 #[derive(Debug, clap::Args)]
@@ -36,7 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
     let path = resolve(&args.mountpoint)?;
-    match type_mounted_on(&path)? {
+    let mounted = fuse::type_on(&path).map_err(|e| Error::new(format!("/proc/self/mountinfo: {}", why(&e))))?;
+    match mounted {
         Some(kind) if kind == FS_TYPE => {}
         Some(kind) => {
             return Err(Error::new(format!("{} is not an onlay mount but {kind}", path.display()))
@@ -72,40 +71,6 @@ fn resolve(given: &Path) -> Result<PathBuf, Error> {
     }
 }
 
-/// The type of the topmost mount on `path`, from proc_pid_mountinfo(5).
-fn type_mounted_on(path: &Path) -> Result<Option<String>, Error> {
-    let table = std::fs::read("/proc/self/mountinfo").map_err(|e| Error::new(format!("/proc/self/mountinfo: {e}")))?;
-    let mut found = None;
-    for line in table.split(|&b| b == b'\n') {
-        let mut words = line.split(|&b| b == b' ');
-        if words.nth(4).is_some_and(|at| unescape(at) == path) {
-            let kind = words.skip_while(|w| *w != b"-").nth(1).unwrap_or_default();
-            found = Some(String::from_utf8_lossy(kind).into_owned());
-        }
-    }
-    Ok(found)
-}
-
-/// A field of mountinfo: `\040` and the like stand for blanks.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut plain = Vec::new();
-    let mut rest = field;
-    while let Some((&b, after)) = rest.split_first() {
-        let code = after.get(..3).and_then(|c| std::str::from_utf8(c).ok()).and_then(|c| u8::from_str_radix(c, 8).ok());
-        match code {
-            Some(code) if b == b'\\' => {
-                plain.push(code);
-                rest = &after[3..];
-            }
-            _ => {
-                plain.push(b);
-                rest = after;
-            }
-        }
-    }
-    OsString::from_vec(plain).into()
-}
-
 /// The process that serves the mount, where it answers and we can see it.
 fn daemon_of(path: &Path) -> Option<OwnedFd> {
     let mut value = [0; 16];
@@ -138,16 +103,5 @@ fn wait_for(daemon: &OwnedFd) -> Result<(), Error> {
             Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(Error::new(format!("wait for the daemon: {e}"))),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fields_of_mountinfo_are_unescaped() {
-        assert_eq!(unescape(br"/a\040b\134c\011"), PathBuf::from("/a b\\c\t"));
-        assert_eq!(unescape(br"/plain\"), PathBuf::from("/plain\\"));
     }
 }

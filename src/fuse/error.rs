@@ -3,22 +3,30 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::vocab;
+
 /// What went wrong with a mount.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `/dev/fuse` is missing or may not be used.
-    #[error("/dev/fuse: {0}")]
+    #[error("/dev/fuse: {}", vocab::why(.0))]
     Device(#[source] io::Error),
     /// The mountpoint can't be used.
-    #[error("mountpoint {}: {why}", path.display())]
+    #[error("mountpoint {}: {}", path.display(), vocab::why(why))]
     Mountpoint {
         /// Where.
         path: PathBuf,
         /// Why.
         why: io::Error,
     },
+    /// A merged view is mounted there already.
+    #[error("mountpoint {}: a merged view is mounted there already", path.display())]
+    InUse {
+        /// Where.
+        path: PathBuf,
+    },
     /// mount(2) failed.
-    #[error("mount on {}: {why}", path.display())]
+    #[error("mount on {}: {}", path.display(), vocab::why(why))]
     Mount {
         /// Where.
         path: PathBuf,
@@ -40,7 +48,7 @@ pub enum Error {
         said: String,
     },
     /// umount2(2) failed.
-    #[error("unmount {}: {why}", path.display())]
+    #[error("unmount {}: {}", path.display(), vocab::why(why))]
     Unmount {
         /// Where.
         path: PathBuf,
@@ -48,7 +56,7 @@ pub enum Error {
         why: io::Error,
     },
     /// The conversation with the kernel failed.
-    #[error("FUSE session: {0}")]
+    #[error("FUSE session: {}", vocab::why(.0))]
     Session(#[source] io::Error),
 }
 
@@ -72,6 +80,7 @@ impl Error {
             Self::Mountpoint { path, why } if why.raw_os_error() == Some(libc::ENOTCONN) => {
                 format!("a daemon died there; clear it away: onlay umount {}", path.display())
             }
+            Self::InUse { path } => format!("unmount it first: onlay umount {}", path.display()),
             Self::NoHelper { .. } => "install the package fuse3, or mount inside a user namespace (unshare -rm)".into(),
             Self::Helper { said, .. } if said.contains("user_allow_other") => {
                 "leave allow_other away, or let root add user_allow_other to /etc/fuse.conf".into()

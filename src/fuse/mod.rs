@@ -8,10 +8,12 @@ mod adapter;
 mod convert;
 mod error;
 pub mod mount;
+mod mountinfo;
 pub mod session;
 
 pub use error::Error;
 pub use mount::{Mount, Options};
+pub use mountinfo::type_on;
 pub use session::{Session, Tuning};
 
 /// The virtual attribute of a mount's root that tells the daemon's process id.

@@ -16,6 +16,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg, socketpair,
 };
 
+use super::mountinfo::type_on;
 use super::{Error, FS_TYPE};
 
 const DEVICE: &str = "/dev/fuse";
@@ -63,6 +64,9 @@ impl Mount {
     /// No `/dev/fuse` or no permission, a mountpoint that is no directory, a helper that is missing or refuses.
     pub fn new(path: &Path, options: &Options) -> Result<Self, Error> {
         let path = resolve(path)?;
+        if type_on(&path).is_ok_and(|kind| kind.is_some_and(|kind| kind == FS_TYPE)) {
+            return Err(Error::InUse { path });
+        }
         let device = File::options().read(true).write(true).open(DEVICE).map_err(Error::Device)?;
         let device = match mount_directly(&path, device.into(), options) {
             Ok(device) => device,

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::vocab::Errno;
+use crate::vocab::{self, Errno};
 
 /// Why layers can't be stacked: what, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
         match self.why {
-            Some(why) => write!(f, ": {}", std::io::Error::from(why)),
+            Some(why) => write!(f, ": {}", vocab::why(&why.into())),
             None => Ok(()),
         }
     }

@@ -10,3 +10,9 @@ pub use rustix::io::Errno;
 
 /// What every operation on a tree returns: a value, or the errno that a program will see.
 pub type Result<T> = std::result::Result<T, Errno>;
+
+/// An error's words for a user: without the number that Rust adds ("(os error 2)").
+pub fn why(e: &std::io::Error) -> String {
+    let words = e.to_string();
+    words.split(" (os error").next().unwrap_or(&words).to_owned()
+}

@@ -39,11 +39,11 @@ pub(in crate::cli) struct RunArgs {
     pub(in crate::cli) host: bool,
 
     /// Where changes go [default: a directory that is removed in the end]
-    #[arg(long, value_name = "DIR", requires = "work")]
+    #[arg(long, value_name = "DIR")]
     pub(in crate::cli) upper: Option<PathBuf>,
 
     /// An empty directory on the file system of the upper
-    #[arg(long, value_name = "DIR", requires = "upper")]
+    #[arg(long, value_name = "DIR")]
     pub(in crate::cli) work: Option<PathBuf>,
 
     /// The network inside [default: none, with --host: host]

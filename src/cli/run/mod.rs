@@ -11,10 +11,11 @@ pub(super) use args::RunArgs as Args;
 use view::View;
 
 use super::error::{Error, warn};
-use super::layers::{Given, why};
+use super::layers::Given;
 use super::output::print;
 use crate::overlay::Config;
 use crate::runner::{self, Mapping};
+use crate::vocab::why;
 
 /// Exit code of a failure of ours, as docker's.
 pub(super) const FAILED: u8 = 125;

@@ -7,11 +7,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::cli::error::Error;
-use crate::cli::layers::{Given, Opened, why};
+use crate::cli::layers::{Given, Opened};
 use crate::cli::limits::raise_open_files;
 use crate::fuse::{self, Mount, Options, Session, Tuning};
 use crate::overlay::{Config, Overlay};
 use crate::runner::{Root, RootError};
+use crate::vocab::why;
 
 /// How long the daemon's threads may take to end once everything inside has.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,0 +1,60 @@
+//! What is mounted where: proc_pid_mountinfo(5).
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+/// The type of the topmost mount on `path`, an absolute name without links; `None` where nothing is mounted.
+///
+/// # Errors
+/// `/proc` can't be read.
+pub fn type_on(path: &Path) -> io::Result<Option<String>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let mut found = None;
+    for line in table.split(|&b| b == b'\n') {
+        let mut words = line.split(|&b| b == b' ');
+        if words.nth(4).is_some_and(|at| unescape(at) == path) {
+            let kind = words.skip_while(|w| *w != b"-").nth(1).unwrap_or_default();
+            found = Some(String::from_utf8_lossy(kind).into_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// A field of mountinfo: `\040` and the like stand for blanks.
+fn unescape(field: &[u8]) -> PathBuf {
+    let mut plain = Vec::new();
+    let mut rest = field;
+    while let Some((&b, after)) = rest.split_first() {
+        let code = after.get(..3).and_then(|c| std::str::from_utf8(c).ok()).and_then(|c| u8::from_str_radix(c, 8).ok());
+        match code {
+            Some(code) if b == b'\\' => {
+                plain.push(code);
+                rest = &after[3..];
+            }
+            _ => {
+                plain.push(b);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(plain).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_of_mountinfo_are_unescaped() {
+        assert_eq!(unescape(br"/a\040b\134c\011"), PathBuf::from("/a b\\c\t"));
+        assert_eq!(unescape(br"/plain\"), PathBuf::from("/plain\\"));
+    }
+
+    #[test]
+    fn the_root_is_a_mount_and_a_file_is_none() {
+        assert!(type_on(Path::new("/proc")).unwrap().is_some_and(|kind| kind == "proc"));
+        assert_eq!(type_on(Path::new("/proc/self/mountinfo")).unwrap(), None);
+    }
+}
