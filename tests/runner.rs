@@ -1,0 +1,118 @@
+//! The runner, without FUSE: the view is a bind mount. Every run is a process of its own (`run()` forks), this binary
+//! called again with `run`. As root, the cases are repeated as ordinary users: `onlay-tester` (or `$ONLAY_USER`) with
+//! subordinate ids and `onlay-norange` (or `$ONLAY_NORANGE`) without.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use onlay::runner::{Mapping, Network, Root, RootError, Spec, plan, run};
+use rustix::mount::{MountFlags, mount_bind, mount_bind_recursive, mount_remount};
+
+#[path = "runner/cases.rs"]
+mod cases;
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match args.first().and_then(|a| a.to_str()) {
+        Some("run") => run_once(&args[1..]),
+        // What cargo test passes on, and filters.
+        _ => cases::all(&args),
+    }
+}
+
+/// The view: a bind mount of `source`.
+struct Bind {
+    source: PathBuf,
+    read_only: bool,
+    /// Written by `finish`, to prove that it was called.
+    note: PathBuf,
+    fail: Option<String>,
+}
+
+impl Root for Bind {
+    fn mount(&mut self, target: &Path) -> Result<(), RootError> {
+        if self.fail.as_deref() == Some("mount") {
+            return Err("no such luck".into());
+        }
+        if self.source == Path::new("/") {
+            mount_bind_recursive(&self.source, target)?;
+        } else {
+            mount_bind(&self.source, target)?;
+        }
+        if self.read_only {
+            mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, c"")?;
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self) -> Result<(), RootError> {
+        // As a session does: threads, after init was started.
+        std::thread::spawn(std::thread::park);
+        if self.fail.as_deref() == Some("serve") { Err("no such luck".into()) } else { Ok(()) }
+    }
+
+    fn finish(&mut self) -> Result<(), RootError> {
+        std::fs::write(&self.note, "finished")?;
+        if self.fail.as_deref() == Some("finish") { Err("no such luck".into()) } else { Ok(()) }
+    }
+}
+
+/// `run BASE SOURCE [--option[=value]]... -- COMMAND ARG...`
+fn run_once(args: &[OsString]) -> ExitCode {
+    let split = args.iter().position(|a| a == "--").unwrap();
+    let (options, command) = (&args[2..split], &args[split + 1..]);
+    let get = |name: &str| {
+        options.iter().filter_map(|o| o.to_str().unwrap().strip_prefix("--")).find_map(|o| {
+            let (n, value) = o.split_once('=').unwrap_or((o, ""));
+            (n == name).then(|| value.to_owned())
+        })
+    };
+    let path = get("path").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
+    let spec = Spec {
+        command: command.to_vec(),
+        env: vec![("PATH".into(), path.into()), ("HOME".into(), "/root".into())],
+        workdir: get("workdir").map(Into::into),
+        hostname: get("hostname"),
+        network: if get("net").as_deref() == Some("none") { Network::None } else { Network::Host },
+        mapping: Mapping::of_caller().unwrap(),
+        base: args[0].clone().into(),
+        host: get("host").is_some(),
+        hide: get("hide").map(Into::into).into_iter().collect(),
+        no_new_privs: true,
+    };
+    if get("dry-run").is_some() {
+        println!("{}", plan(&spec));
+        return ExitCode::SUCCESS;
+    }
+    let mut root = Bind {
+        source: args[1].clone().into(),
+        read_only: get("ro").is_some(),
+        note: spec.base.join("note"),
+        fail: get("fail"),
+    };
+    match run(&spec, &mut root) {
+        Ok(code) => ExitCode::from(code as u8),
+        Err(e) => {
+            eprintln!("onlay: {e}");
+            if let Some(hint) = e.hint() {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+/// This program (or a copy of it), to be run again as someone.
+fn again(me: &Path, user: Option<&str>) -> Command {
+    match user {
+        None => Command::new(me),
+        Some(user) => {
+            let mut command = Command::new("setpriv");
+            command.args(["--reuid", user, "--regid", user, "--clear-groups", "--"]).arg(me);
+            command
+        }
+    }
+}
