@@ -42,9 +42,10 @@ fn make_inside(plan: &Plan, view: &Path, channel: &Channel) -> Result<(), Error>
     // Above all the FUSE device: were it open here too, the death of who serves the view would not end the view, and
     // we would wait for its answers for ever.
     close_all_but(channel.as_raw_fd()).map_err(|e| Error::new("close_range", e))?;
-    let mut place = Place::Machine;
+    let roots = Roots::open(view).map_err(|e| Error::new("open the view", e))?;
+    let mut place = Place::Outside(roots);
     for step in plan.steps() {
-        place = carry_out(step, place, view, channel).map_err(|failure| {
+        place = carry_out(step, place, channel).map_err(|failure| {
             let error = Error::new(step, failure.errno);
             match failure.hint {
                 Some(hint) => error.hinted(hint),
@@ -56,24 +57,22 @@ fn make_inside(plan: &Plan, view: &Path, channel: &Channel) -> Result<(), Error>
     set_dumpable(false).map_err(|e| Error::new("prctl PR_SET_DUMPABLE", e))
 }
 
-/// Where init is on its way in.
+/// Which side of the switch to the new root init is on.
 enum Place {
-    Machine,
-    Between(Roots),
+    Outside(Roots),
     Inside(OwnedFd),
 }
 
-fn carry_out(step: &Step, place: Place, view: &Path, channel: &Channel) -> Result<Place, Failure> {
+fn carry_out(step: &Step, place: Place, channel: &Channel) -> Result<Place, Failure> {
     match (step, &place) {
         (Step::SetHostname(name), _) => sethostname(name).map_err(errno)?,
         (Step::LoopbackUp, _) => loopback_up()?,
-        (Step::PivotRoot, Place::Machine) => return Ok(Place::Between(Roots::switch(view)?)),
-        (Step::DetachOldRoot, Place::Between(_)) => {
-            if let Place::Between(roots) = place {
-                return Ok(Place::Inside(roots.detach_machine()?));
+        (Step::PivotRoot, Place::Outside(_)) => {
+            if let Place::Outside(roots) = place {
+                return Ok(Place::Inside(roots.switch()?));
             }
         }
-        (Step::CopyOf { path, .. }, Place::Between(roots)) => {
+        (Step::CopyOf { path, .. }, Place::Outside(roots)) => {
             if let Err(Failure { errno, hint }) = roots.carry_out(step) {
                 let why = hint.map_or(String::new(), |h| format!(" ({h})"));
                 channel.send(&Message::Warning(format!("{path}: {errno}{why}")));
@@ -83,7 +82,7 @@ fn carry_out(step: &Step, place: Place, view: &Path, channel: &Channel) -> Resul
         (Step::DropGroups, Place::Inside(_)) => setgroups(&[]).map_err(errno)?,
         (Step::LimitCapabilities, Place::Inside(_)) => limit_capabilities()?,
         (Step::NoNewPrivs, Place::Inside(_)) => set_no_new_privs().map_err(errno)?,
-        (step, Place::Between(roots)) => roots.carry_out(step)?,
+        (step, Place::Outside(roots)) => roots.carry_out(step)?,
         // A plan in an order that makes no sense.
         _ => return Err(rustix::io::Errno::INVAL.into()),
     }

@@ -48,13 +48,18 @@ const PROC_HINT: &str = "the kernel grants a fresh proc only where the machine's
                          covered, as inside another container (run that with an unmasked /proc)";
 
 impl Roots {
-    /// pivot_root(2) onto `view`, so that `/` is the view and the machine's root is mounted on top of it, in sight of
-    /// our descriptor only.
-    pub(super) fn switch(view: &Path) -> Result<Self, Failure> {
+    /// The machine's root and the view's, the latter not yet switched to. All mounting is done before the switch: just
+    /// after it the machine's root lies on top of the view's, and `..` of a link in the image would lead up to it.
+    pub(super) fn open(view: &Path) -> Result<Self, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let machine = rustix::fs::open("/", flags, Mode::empty())?;
         let view = rustix::fs::open(view, flags, Mode::empty())?;
-        fchdir(&view)?;
+        Ok(Self { view, machine })
+    }
+
+    /// pivot_root(2) onto the view, and umount2(2) of the machine's root. Returns the view's.
+    pub(super) fn switch(self) -> Result<OwnedFd, Failure> {
+        fchdir(&self.view)?;
         pivot_root(".", ".").map_err(|e| {
             let failure = Failure::from(e);
             if e == Errno::INVAL {
@@ -63,8 +68,10 @@ impl Roots {
                 failure
             }
         })?;
-        fchdir(&view)?;
-        Ok(Self { view, machine })
+        fchdir(&self.machine)?;
+        unmount(".", UnmountFlags::DETACH)?;
+        fchdir(&self.view)?;
+        Ok(self.view)
     }
 
     /// Carries out one step that is about mounts and files.
@@ -95,20 +102,12 @@ impl Roots {
                 }
             }
             Step::Device(name) => self.bind_device(name),
-            Step::Symlink { path, target } => Ok(rustix::fs::symlink(*target, *path)?),
+            Step::Symlink { path, target } => self.link(Path::new(path), target),
             Step::Mask(path) => self.mask(path),
             Step::ReadOnly(path) => self.read_only(path),
             Step::CopyOf { path, extra, make } => self.copy_of(Path::new(path), extra, *make),
             _ => Err(Errno::NOTSUP.into()),
         }
-    }
-
-    /// umount2(2) of the machine's root.
-    pub(super) fn detach_machine(self) -> Result<OwnedFd, Failure> {
-        fchdir(&self.machine)?;
-        unmount(".", UnmountFlags::DETACH)?;
-        fchdir(&self.view)?;
-        Ok(self.view)
     }
 
     fn find(&self, path: &Path) -> Result<OwnedFd, Errno> {
@@ -134,6 +133,11 @@ impl Roots {
             Errno::EXIST => Failure::from(e).hinted("the image has a symbolic link there that leads nowhere"),
             e => e.into(),
         })
+    }
+
+    fn link(&self, path: &Path, target: &str) -> Done {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::INVAL.into()) };
+        Ok(rustix::fs::symlinkat(target, self.find(parent)?, name)?)
     }
 
     fn mount_sys(&self, fresh: bool) -> Done {

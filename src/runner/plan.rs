@@ -9,15 +9,15 @@ use super::{Network, Spec};
 #[cfg(test)]
 mod tests;
 
-/// One thing to do; paths are those inside. The order matters: a fresh proc or sysfs is only granted while the
-/// machine's own is still in sight, that is before the old root is detached.
+/// One thing to do; paths are those inside. The order matters: all mounting comes before the switch to the new root,
+/// while the machine's proc (without which the kernel grants no fresh one) and devices are in sight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
     /// sethostname(2).
     SetHostname(String),
     /// The loopback interface of the new network namespace.
     LoopbackUp,
-    /// pivot_root(2) onto the view; the old root stays below, reachable by us only.
+    /// pivot_root(2) onto the view, and umount2(2) of the old root: from here on nothing of the machine can be reached.
     PivotRoot,
     /// A directory that has to be there; made if it is not.
     MakeDir(PathBuf),
@@ -66,8 +66,6 @@ pub enum Step {
         /// Whether an empty file is made where the view has none. It shows up in the upper.
         make: bool,
     },
-    /// umount2(2) of the old root: from here on nothing of the machine can be reached.
-    DetachOldRoot,
     /// chdir(2), and the proof that it is inside.
     ChangeDir(PathBuf),
     /// setgroups(2) to none.
@@ -155,7 +153,6 @@ fn steps(spec: &Spec) -> Vec<Step> {
     if spec.network == Network::None {
         steps.push(Step::LoopbackUp);
     }
-    steps.push(Step::PivotRoot);
     steps.extend([Step::MakeDir(path("/proc")), Step::MountProc]);
     steps.extend([Step::MakeDir(path("/sys")), Step::MountSys { fresh: spec.network == Network::None }]);
     dev(spec, &mut steps);
@@ -171,7 +168,7 @@ fn steps(spec: &Spec) -> Vec<Step> {
         steps.push(Step::CopyOf { path: "/etc/hosts", extra, make: online });
     }
     steps.extend(spec.hide.iter().cloned().map(Step::Mask));
-    steps.push(Step::DetachOldRoot);
+    steps.push(Step::PivotRoot);
     steps.push(Step::ChangeDir(spec.workdir.clone().unwrap_or_else(|| path("/"))));
     if spec.mapping.has_setgroups() {
         steps.push(Step::DropGroups);
@@ -202,7 +199,7 @@ impl fmt::Display for Step {
         match self {
             Self::SetHostname(name) => write!(f, "set host name {name}"),
             Self::LoopbackUp => write!(f, "bring up lo"),
-            Self::PivotRoot => write!(f, "pivot_root"),
+            Self::PivotRoot => write!(f, "pivot_root, detach the old root"),
             Self::MakeDir(p) => write!(f, "make directory {}", show(p)),
             Self::MountProc => write!(f, "mount proc on /proc"),
             Self::MountSys { fresh: true } => write!(f, "mount sysfs on /sys read-only"),
@@ -217,7 +214,6 @@ impl fmt::Display for Step {
             Self::Mask(p) => write!(f, "mask {}", show(p)),
             Self::ReadOnly(p) => write!(f, "make read-only {}", show(p)),
             Self::CopyOf { path, .. } => write!(f, "bind a copy of the machine's {path}"),
-            Self::DetachOldRoot => write!(f, "detach the old root"),
             Self::ChangeDir(p) => write!(f, "change to directory {}", show(p)),
             Self::DropGroups => write!(f, "drop supplementary groups"),
             Self::LimitCapabilities => write!(f, "limit capabilities to {}", capability_names()),

@@ -152,6 +152,17 @@ impl Session {
         self.seen.drain(..at);
     }
 
+    fn end(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "does not end");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     fn say(&mut self, what: &str) {
         self.terminal.write_all(what.as_bytes()).unwrap();
     }
@@ -178,9 +189,9 @@ pub(super) fn a_terminal_gives_job_control(p: &Place) {
     std::thread::sleep(Duration::from_millis(300));
     s.say("\x1a");
     s.expect("Stopped");
-    s.say("kill %1; echo ba''ck; exit 4\n");
+    s.say("kill -9 %1; sleep 0.1; echo ba''ck; exit 4\n");
     s.expect("back");
-    assert_eq!(s.child.wait().unwrap().code(), Some(4));
+    assert_eq!(s.end(), Some(4));
     // A job of a shell outside: stopped, continued, interrupted.
     let run = p.command("plain", &[], &["sh", "-c", "echo up; exec sleep 1000"]);
     let words: Vec<_> = run.get_args().map(|a| format!("'{}'", a.to_str().unwrap())).collect();
@@ -188,7 +199,7 @@ pub(super) fn a_terminal_gives_job_control(p: &Place) {
     shell.arg("-i");
     let mut s = Session::start(&shell);
     s.say(&format!("{} {}\n", run.get_program().to_str().unwrap(), words.join(" ")));
-    s.expect("\nup");
+    s.expect("up\r\n");
     std::thread::sleep(Duration::from_millis(300));
     s.say("\x1a");
     s.expect("Stopped");
@@ -200,7 +211,7 @@ pub(super) fn a_terminal_gives_job_control(p: &Place) {
     s.say("echo co''de $?\n");
     s.expect("code 130");
     s.say("exit\n");
-    s.child.wait().unwrap();
+    s.end();
 }
 
 pub(super) fn a_dry_run_prints_the_plan(p: &Place) {
