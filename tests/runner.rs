@@ -34,6 +34,8 @@ struct Bind {
 
 impl Root for Bind {
     fn mount(&mut self, target: &Path) -> Result<(), RootError> {
+        // As one that serves files has to; the command must not inherit it.
+        rustix::process::umask(rustix::fs::Mode::empty());
         if self.fail.as_deref() == Some("mount") {
             return Err("no such luck".into());
         }
@@ -93,6 +95,7 @@ fn run_once(args: &[OsString]) -> ExitCode {
         note: spec.base.join("note"),
         fail: get("fail"),
     };
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
     match run(&spec, &mut root) {
         Ok(code) => ExitCode::from(code as u8),
         Err(e) => {

@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::{set_dumpable, set_no_new_privs, set_pdeathsig};
-use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, execve, setgroups, sethostname};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::WaitOptions;
@@ -17,6 +17,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use super::channel::{Channel, Message};
 use super::error::{NOT_EXECUTABLE, NOT_FOUND, RUNNER_FAILED};
 use super::inside::{Failure, Roots, resolve};
+use super::parent::{Origin, USUAL_UMASK};
 use super::plan::{KEPT_CAPABILITIES, Step};
 use super::signals::Signals;
 use super::terminal::Terminal;
@@ -26,8 +27,8 @@ use crate::sys::process::{Fork, close_all_but, close_on_exec_from, end_with, for
 use crate::sys::signal::set_default;
 
 /// Its life, in the forked child; returns its exit code, which is the command's.
-pub(super) fn live(spec: &Spec, plan: &Plan, view: &Path, channel: &Channel, mask: &SigSet, terminal: Terminal) -> i32 {
-    match make_inside(plan, view, channel).and_then(|()| attend(spec, channel, mask, terminal)) {
+pub(super) fn live(spec: &Spec, plan: &Plan, view: &Path, channel: &Channel, origin: &Origin) -> i32 {
+    match make_inside(plan, view, channel).and_then(|()| attend(spec, channel, origin)) {
         Ok(code) => i32::from(code),
         Err(e) => {
             let code = e.code;
@@ -42,6 +43,7 @@ fn make_inside(plan: &Plan, view: &Path, channel: &Channel) -> Result<(), Error>
     // Above all the FUSE device: were it open here too, the death of who serves the view would not end the view, and
     // we would wait for its answers for ever.
     close_all_but(channel.as_raw_fd()).map_err(|e| Error::new("close_range", e))?;
+    rustix::process::umask(USUAL_UMASK);
     let roots = Roots::open(view).map_err(|e| Error::new("open the view", e))?;
     let mut place = Place::Outside(roots);
     for step in plan.steps() {
@@ -124,11 +126,11 @@ fn limit_capabilities() -> Result<(), Failure> {
 }
 
 /// Starts the command; reaps and sends signals on until it has ended. The rest of the namespace dies with us.
-fn attend(spec: &Spec, channel: &Channel, mask: &SigSet, terminal: Terminal) -> Result<u8, Error> {
+fn attend(spec: &Spec, channel: &Channel, origin: &Origin) -> Result<u8, Error> {
     let signals = Signals::block().map_err(|e| Error::new("signalfd", e))?;
     let command = match fork().map_err(|e| Error::new("fork", e))? {
         Fork::Child => end_with(|| {
-            let error = become_command(spec, channel, mask, terminal);
+            let error = become_command(spec, channel, origin);
             let code = error.code;
             channel.send(&Message::Failed(error));
             i32::from(code)
@@ -143,7 +145,7 @@ fn attend(spec: &Spec, channel: &Channel, mask: &SigSet, terminal: Terminal) -> 
         }
         while let Some(signal) = signals.next().map_err(|e| Error::new("signalfd", e))? {
             if signal != Signal::SIGCHLD {
-                pass_on(signal, command, terminal).map_err(|e| Error::new("signal to the command", e))?;
+                pass_on(signal, command, origin.terminal).map_err(|e| Error::new("signal to the command", e))?;
             } else if let Some(code) = reap(command, channel).map_err(|e| Error::new("waitpid", e))? {
                 return Ok(code);
             }
@@ -187,29 +189,25 @@ fn reap(command: Pid, channel: &Channel) -> Result<Option<u8>, rustix::io::Errno
 }
 
 /// In the command's process: the last steps, and execve(2). Returns only to say why not.
-fn become_command(spec: &Spec, channel: &Channel, mask: &SigSet, terminal: Terminal) -> Error {
-    match try_become(spec, channel, mask, terminal) {
+fn become_command(spec: &Spec, channel: &Channel, origin: &Origin) -> Error {
+    match try_become(spec, channel, origin) {
         Ok(never) => match never {},
         Err(e) => e,
     }
 }
 
-fn try_become(
-    spec: &Spec,
-    channel: &Channel,
-    mask: &SigSet,
-    terminal: Terminal,
-) -> Result<std::convert::Infallible, Error> {
-    terminal.enter().map_err(|e| Error::new("terminal", e))?;
+fn try_become(spec: &Spec, channel: &Channel, origin: &Origin) -> Result<std::convert::Infallible, Error> {
+    origin.terminal.enter().map_err(|e| Error::new("terminal", e))?;
     channel.send(&Message::Starting);
     let words = spec.command.iter().map(|w| c_string(w.clone())).collect::<Result<Vec<_>, _>>()?;
     let env = environment(&spec.env)?;
     // Rust programs ignore it, which would be inherited.
     set_default(Signal::SIGPIPE).map_err(|e| Error::new("sigaction SIGPIPE", e))?;
-    // Files below 3 are the caller's gift, the channel is open until the exec has succeeded.
+    // Descriptors below 3 are the caller's gift; the channel is open until the exec has succeeded.
     close_on_exec_from(3).map_err(|e| Error::new("close_range", e))?;
     let candidates = candidates(&spec.command[0], &spec.env)?;
-    mask.thread_set_mask().map_err(|e| Error::new("sigprocmask", e))?;
+    rustix::process::umask(origin.umask);
+    origin.mask.thread_set_mask().map_err(|e| Error::new("sigprocmask", e))?;
     let mut why = Errno::ENOENT;
     for path in &candidates {
         let Err(e) = execve(path, &words, &env);

@@ -37,6 +37,7 @@ pub struct Mapping {
     uids: Vec<Range>,
     gids: Vec<Range>,
     writer: Writer,
+    setgroups: bool,
     warning: Option<String>,
 }
 
@@ -51,7 +52,9 @@ impl Mapping {
         if uid.is_root() {
             let uids = identity(&read(Path::new("/proc/self/uid_map"))?);
             let gids = identity(&read(Path::new("/proc/self/gid_map"))?);
-            return Ok(Self { uids, gids, writer: Writer::Privileged, warning: None });
+            // Denied once, it is denied in every user namespace below.
+            let setgroups = read(Path::new("/proc/self/setgroups"))?.trim() != "deny";
+            return Ok(Self { uids, gids, writer: Writer::Privileged, setgroups, warning: None });
         }
         let name = User::from_uid(uid).ok().flatten().map(|u| u.name);
         let subuid = read(Path::new("/etc/subuid"))?;
@@ -70,11 +73,12 @@ impl Mapping {
                  the subordinate ids of /etc/subuid stay unused and only one user exists inside"
                     .to_owned()
             });
-            return Self { uids: vec![own(uid)], gids: vec![own(gid)], writer: Writer::Single, warning };
+            let (uids, gids) = (vec![own(uid)], vec![own(gid)]);
+            return Self { uids, gids, writer: Writer::Single, setgroups: false, warning };
         }
         let uids = std::iter::once(own(uid)).chain(uids).collect();
         let gids = std::iter::once(own(gid)).chain(gids).collect();
-        Self { uids, gids, writer: Writer::Tools, warning: None }
+        Self { uids, gids, writer: Writer::Tools, setgroups: true, warning: None }
     }
 
     /// The user ids.
@@ -94,7 +98,7 @@ impl Mapping {
 
     /// Whether setgroups(2) works inside.
     pub fn has_setgroups(&self) -> bool {
-        self.writer != Writer::Single
+        self.setgroups
     }
 
     /// Whether group `id` is there inside.

@@ -5,9 +5,11 @@ use std::os::fd::AsFd;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::signal::{SigSet, Signal, kill, raise};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
+use rustix::fs::Mode;
+use rustix::process::umask;
 
 use super::channel::{self, Channel, Message};
 use super::error::RUNNER_FAILED;
@@ -16,6 +18,23 @@ use super::terminal::{Loan, Terminal};
 use super::{Error, Root, Spec, plan, supervisor};
 use crate::sys::process::{Fork, end_with, fork};
 use crate::sys::signal::set_default;
+
+/// What of the caller's the command gets back, whatever the processes in between do to theirs.
+pub(super) struct Origin {
+    pub(super) mask: SigSet,
+    pub(super) umask: Mode,
+    pub(super) terminal: Terminal,
+}
+
+/// The umask of a root that is not the machine's.
+pub(super) const USUAL_UMASK: Mode = Mode::from_raw_mode(0o022);
+
+fn umask_for(spec: &Spec) -> Mode {
+    // There is no way to only look.
+    let callers = umask(USUAL_UMASK);
+    umask(callers);
+    if spec.host { callers } else { USUAL_UMASK }
+}
 
 /// Runs the command of `spec` with `root` as its root, and returns its exit code (128+n if signal n ended it) once
 /// everything is gone again. The process must have one thread: it forks.
@@ -38,7 +57,8 @@ pub fn run(spec: &Spec, root: &mut dyn Root) -> Result<i32, Error> {
     let result = match forked {
         Ok(Fork::Child) => {
             drop(ours);
-            end_with(|| supervisor::live(spec, &plan, root, &theirs, &signals.before(), terminal))
+            let origin = Origin { mask: signals.before(), umask: umask_for(spec), terminal };
+            end_with(|| supervisor::live(spec, &plan, root, &theirs, &origin))
         }
         Ok(Fork::Parent(supervisor)) => {
             drop(theirs);

@@ -6,7 +6,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, setpgid, setresgid, setresuid};
 use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
@@ -15,21 +15,14 @@ use rustix::thread::UnshareFlags;
 
 use super::channel::{Channel, Message};
 use super::error::RUNNER_FAILED;
-use super::terminal::Terminal;
+use super::parent::Origin;
 use super::{Error, Network, Plan, Root, Spec, init};
 use crate::sys::process::{Fork, end_with, fork_into};
 
 /// Its life, in the forked child; returns its exit code.
-pub(super) fn live(
-    spec: &Spec,
-    plan: &Plan,
-    root: &mut dyn Root,
-    channel: &Channel,
-    mask: &SigSet,
-    terminal: Terminal,
-) -> i32 {
+pub(super) fn live(spec: &Spec, plan: &Plan, root: &mut dyn Root, channel: &Channel, origin: &Origin) -> i32 {
     // If the parent does not hear it, it is dead, and nobody asks for our code.
-    match new_namespaces(channel).and_then(|()| lifetime(spec, plan, root, channel, mask, terminal)) {
+    match new_namespaces(channel).and_then(|()| lifetime(spec, plan, root, channel, origin)) {
         Ok(code) => channel.send(&Message::Ended(code)),
         Err(e) => channel.send(&Message::Failed(e)),
     };
@@ -65,14 +58,7 @@ fn new_namespaces(channel: &Channel) -> Result<(), Error> {
         .map_err(|e| Error::new("make mounts private", e))
 }
 
-fn lifetime(
-    spec: &Spec,
-    plan: &Plan,
-    root: &mut dyn Root,
-    channel: &Channel,
-    mask: &SigSet,
-    terminal: Terminal,
-) -> Result<u8, Error> {
+fn lifetime(spec: &Spec, plan: &Plan, root: &mut dyn Root, channel: &Channel, origin: &Origin) -> Result<u8, Error> {
     let target = spec.base.join("merged");
     match std::fs::create_dir(&target) {
         Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
@@ -83,7 +69,7 @@ fn lifetime(
     let ended = match root.mount(&target) {
         Err(e) => Err(Error::new("mount the view", e)),
         Ok(()) => {
-            let ended = around_init(spec, plan, root, channel, mask, (terminal, &target));
+            let ended = around_init(spec, plan, root, channel, origin, &target);
             // Lazily: whoever outside still looks into it must not keep us.
             let detached = unmount(&target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
             ended.and_then(|code| detached.map(|()| code).map_err(|e| Error::new("unmount the view", e)))
@@ -105,11 +91,11 @@ fn around_init(
     plan: &Plan,
     root: &mut dyn Root,
     channel: &Channel,
-    mask: &SigSet,
-    (terminal, target): (Terminal, &Path),
+    origin: &Origin,
+    target: &Path,
 ) -> Result<u8, Error> {
     let init = match fork_into(namespaces(spec.network)) {
-        Ok(Fork::Child) => end_with(|| init::live(spec, plan, target, channel, mask, terminal)),
+        Ok(Fork::Child) => end_with(|| init::live(spec, plan, target, channel, origin)),
         Ok(Fork::Parent(init)) => init,
         Err(e @ rustix::io::Errno::DEADLK) => {
             return Err(Error::new("new namespaces", e).hinted("mount() left threads"));

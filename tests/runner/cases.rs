@@ -50,6 +50,7 @@ const CASES: &[Case] = &[
     ("resolv_conf_is_a_read_only_copy", inside::resolv_conf_is_a_read_only_copy),
     ("hidden_directories_are_empty", inside::hidden_directories_are_empty),
     ("the_working_directory_is_inside", inside::the_working_directory_is_inside),
+    ("the_umask_is_the_usual_one", inside::the_umask_is_the_usual_one),
     ("the_machine_as_root", inside::the_machine_as_root),
     ("nothing_stays_mounted", ends::nothing_stays_mounted),
     ("a_killed_parent_takes_all_along", ends::a_killed_parent_takes_all_along),

@@ -131,6 +131,8 @@ pub(super) fn links_of_the_image_lead_nowhere_else(p: &Place) {
         "test -r /elsewhere/proc/self/status && test -c /elsewhere/dev/null && test -d /dev/pts && echo inside";
     let out = p.command("links", &[], &["sh", "-c", script]).output().unwrap();
     assert_eq!(text(&out.stdout), "inside\n", "{out:?}");
+    // Had they led out, these would be the names that were used.
+    assert!(!std::path::Path::new("/elsewhere").exists());
 }
 
 pub(super) fn missing_directories_are_made_or_named(p: &Place) {
@@ -173,6 +175,11 @@ pub(super) fn hidden_directories_are_empty(p: &Place) {
 pub(super) fn the_working_directory_is_inside(p: &Place) {
     assert_eq!(p.sh(&[], "pwd"), "/");
     assert_eq!(p.sh(&["--workdir=/work/deep"], "pwd; readlink /proc/self/cwd"), "/work/deep\n/work/deep");
+}
+
+pub(super) fn the_umask_is_the_usual_one(p: &Place) {
+    assert_eq!(p.sh(&[], "umask"), "0022");
+    assert_eq!(p.sh(&["--host"], "umask"), "0027");
 }
 
 pub(super) fn the_machine_as_root(p: &Place) {
