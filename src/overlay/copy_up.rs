@@ -254,22 +254,25 @@ impl Overlay {
             }
             let dir = self.upper_dir(&link.parent)?;
             self.set_impure(&link.parent, &dir)?;
-            let nlink = node.state.lock().nlink;
-            keep_times(&dir, || {
-                match self.index()?.link(&index, &dir, &link.name) {
-                    Ok(()) => {}
-                    // It has the name already, and is counted.
-                    Err(Errno::EXIST) => return Ok(()),
-                    Err(e) => return Err(e),
-                }
-                let counted = self.set_nlink(node, &index, nlink);
-                if counted.is_err() {
-                    dir.unlink(&link.name)?;
-                }
-                counted
-            })?;
+            keep_times(&dir, || self.link_indexed(node, &index, &dir, &link.name))?;
         }
         Ok(())
+    }
+
+    /// Makes a name in the upper for an indexed object; the view had it before, so it counts as many as before.
+    pub(super) fn link_indexed(&self, node: &Node, index: &[u8], dir: &Handle, name: &[u8]) -> Result<()> {
+        match self.index()?.link(index, dir, name) {
+            Ok(()) => {}
+            // It has the name already, and is counted.
+            Err(Errno::EXIST) => return Ok(()),
+            Err(e) => return Err(e),
+        }
+        let nlink = node.state.lock().nlink;
+        let counted = self.set_nlink(node, index, nlink);
+        if counted.is_err() {
+            dir.unlink(name)?;
+        }
+        counted
     }
 
     /// Writes the link count that an indexed object has in the view.

@@ -36,12 +36,14 @@ impl Overlay {
             let hidden = self.is_hidden_below(&parent, name, &found)?;
             let dir = self.upper_dir(&parent)?;
             let pin = self.pin_if_last(&parent, &dir, name, &node, &found)?;
-            match (found.named, hidden) {
-                (true, true) => self.put_whiteout(&dir, name)?,
-                (true, false) => dir.unlink(name)?,
-                (false, _) => self.new_whiteout(&dir, name)?,
-            }
-            let gone = self.unlinked(&parent, name, &node, pin, found.named);
+            let counted = self.count_down(&node, &found)?;
+            let done = match (found.named, hidden) {
+                (true, true) => self.put_whiteout(&dir, name),
+                (true, false) => dir.unlink(name),
+                (false, _) => self.new_whiteout(&dir, name),
+            };
+            self.count_back_unless(done, &node, counted)?;
+            let gone = self.unlinked(&parent, name, &node, pin, counted);
             self.unlisted(&parent, name);
             drop(names);
             return gone;
@@ -143,14 +145,45 @@ impl Overlay {
         if found.named && last { dir.pin(name).map(Some) } else { Ok(None) }
     }
 
-    /// A non-directory has lost this name.
+    /// Writes down that an indexed object is about to lose a name that the upper does not have: nothing else counts it.
+    /// Whether there was anything to write; its last name takes it out of the index instead.
+    pub(super) fn count_down(&self, node: &Node, found: &Found) -> Result<bool> {
+        let (index, nlink) = {
+            let state = node.state.lock();
+            match (state.upper.as_ref().map(|u| &u.at), state.nlink) {
+                (Some(UpperAt::Index(index)), Some(n)) if !found.named && n > 1 => (index.clone(), n),
+                _ => return Ok(false),
+            }
+        };
+        self.set_nlink(node, &index, Some(nlink - 1))?;
+        Ok(true)
+    }
+
+    /// Passes `done` on; after a failure a name that was counted down is counted again.
+    pub(super) fn count_back_unless(&self, done: Result<()>, node: &Node, counted: bool) -> Result<()> {
+        if done.is_err() && counted {
+            let (index, nlink) = {
+                let state = node.state.lock();
+                match (state.upper.as_ref().map(|u| &u.at), state.nlink) {
+                    (Some(UpperAt::Index(index)), Some(n)) => (index.clone(), n),
+                    _ => return done,
+                }
+            };
+            if let Err(e) = self.set_nlink(node, &index, Some(nlink + 1)) {
+                log::warn!("inode {}: its link count is one too low: {e}", node.ino);
+            }
+        }
+        done
+    }
+
+    /// A non-directory has lost this name; `counted` if its link count knows already.
     pub(super) fn unlinked(
         &self,
         parent: &Arc<Node>,
         name: &[u8],
         node: &Arc<Node>,
         pin: Option<Handle>,
-        named: bool,
+        counted: bool,
     ) -> Result<()> {
         let link = node.remove_link(parent, name);
         let index = {
@@ -170,11 +203,11 @@ impl Overlay {
         };
         drop(link);
         let Some((index, Some(before))) = index else { return Ok(()) };
-        let nlink = before.saturating_sub(1);
+        let nlink = before.saturating_sub(u32::from(!counted));
         node.state.lock().nlink = Some(nlink);
         if nlink > 0 {
             // With a name in the upper gone, the difference stays as it was.
-            return if named { Ok(()) } else { self.set_nlink(node, &index, Some(nlink)) };
+            return Ok(());
         }
         let dir = self.index()?;
         let pinned = dir.pin(&index)?;

@@ -141,21 +141,29 @@ impl Overlay {
             _ => None,
         };
         let hidden = self.is_hidden_below(p1, n1, &found)?;
-        self.replace(&src, &from, &to, hidden)?;
-        let mut counted = Ok(());
-        if let (Some(dst), Some(f)) = (&dst, &found_dst) {
+        let counted = match (&dst, &found_dst) {
+            (Some(d), Some(f)) if !d.is_dir() => self.count_down(d, f)?,
+            _ => false,
+        };
+        let done = self.replace(&src, &from, &to, hidden);
+        match &dst {
+            Some(dst) => self.count_back_unless(done, dst, counted)?,
+            None => done?,
+        }
+        let mut gone = Ok(());
+        if let Some(dst) = &dst {
             match &mut inside {
                 Some(removed) => {
                     self.buried(p2, n2, dst, pin);
                     **removed = true;
                 }
-                None => counted = self.unlinked(p2, n2, dst, pin, f.named),
+                None => gone = self.unlinked(p2, n2, dst, pin, counted),
             }
         }
         self.moved(&src, &from, &to);
         self.unlisted(p1, n1);
         self.listed(p2, n2, &src);
-        counted.map(|()| true)
+        gone.map(|()| true)
     }
 
     /// The rename itself, in the upper, leaving a whiteout where a lower would show through.
@@ -234,12 +242,7 @@ impl Overlay {
             Some(UpperAt::Index(index)) => index,
             _ => return Err(Errno::STALE),
         };
-        match self.index()?.link(&index, &at.dir, at.name) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(e) => return Err(e),
-        }
-        let nlink = node.state.lock().nlink;
-        self.set_nlink(node, &index, nlink)
+        self.link_indexed(node, &index, &at.dir, at.name)
     }
 
     /// Writes down where the lowers have what a directory is merged with, or a metacopy its data, before it moves.
