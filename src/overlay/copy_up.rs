@@ -314,16 +314,24 @@ impl Overlay {
         let file = self.with_upper(node, |dir, name| dir.open_file(name, Access::ReadWrite))?;
         let before = self.with_upper(node, |dir, name| Ok((dir.stat(name)?, dir.getxattr(name, CAPABILITY)?)))?;
         let (stat, capability) = before;
-        copy_data(&source, &file, source.stat()?.size, upto)?;
-        // Writing took the set-id bits, capabilities and times; the data is not new to anybody.
-        self.with_upper(node, |dir, name| {
-            dir.chmod(name, stat.mode)?;
-            if let Some(value) = &capability {
-                dir.setxattr(name, CAPABILITY, value, 0)?;
-            }
-            dir.utimens(name, SetTime::To(stat.atime), SetTime::To(stat.mtime))?;
-            dir.removexattr(name, &self.prefix.attr(dialect::METACOPY))
-        })?;
+        let times = (SetTime::To(stat.atime), SetTime::To(stat.mtime));
+        let done = copy_data(&source, &file, source.stat()?.size, upto).and_then(|()| {
+            // Writing took the set-id bits, capabilities and times; the data is not new to anybody.
+            self.with_upper(node, |dir, name| {
+                dir.chmod(name, stat.mode)?;
+                if let Some(value) = &capability {
+                    dir.setxattr(name, CAPABILITY, value, 0)?;
+                }
+                dir.utimens(name, times.0, times.1)?;
+                dir.removexattr(name, &self.prefix.attr(dialect::METACOPY))
+            })
+        });
+        if let Err(e) = done {
+            // Its data is still the lower's; its size and times are not.
+            file.truncate(stat.size)?;
+            self.with_upper(node, |dir, name| dir.utimens(name, times.0, times.1))?;
+            return Err(e);
+        }
         if let Some(upper) = &mut node.state.lock().upper {
             upper.metacopy = false;
         }
