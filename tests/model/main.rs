@@ -2,10 +2,15 @@
 //!
 //! `PROPTEST_CASES` asks for more sequences than these.
 
+// Clippy knows tests by their attribute; most of this is what they share.
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
+
 mod check;
 mod layers;
 mod model;
 mod ops;
+mod regressions;
+mod together;
 
 use onlay::vocab::Errno;
 use onlay::vocab::dialect::Prefix;
@@ -51,7 +56,7 @@ fn whole(layers: &[layers::Layer], place: Where, prefix: Prefix, ops: &[ops::Op]
 #[test]
 fn in_memory() {
     let input = (layers(), memory(), prefix(), prop::collection::vec(ops::op(), 0..40));
-    runner(2000, 1)
+    runner(4000, 1)
         .run(&input, |(layers, place, prefix, ops)| {
             whole(&layers, place, prefix, &ops);
             Ok(())
@@ -62,7 +67,7 @@ fn in_memory() {
 #[test]
 fn on_disk() {
     let input = (layers(), prefix(), prop::collection::vec(ops::op(), 0..40));
-    runner(200, 10)
+    runner(400, 10)
         .run(&input, |(layers, prefix, ops)| {
             whole(&layers, Where::Disk, prefix, &ops);
             Ok(())
@@ -75,7 +80,7 @@ fn with_faults() {
     let errno = prop_oneof![Just(Errno::NOSPC), Just(Errno::IO)];
     let fault = prop::option::weighted(0.3, (1..12_u64, errno));
     let input = (layers(), memory(), prefix(), prop::collection::vec((ops::op(), fault), 0..30));
-    runner(1000, 2)
+    runner(3000, 1)
         .run(&input, |(layers, place, prefix, ops)| {
             let mut h = Harness::new(&layers, place, prefix);
             h.faulty = true;

@@ -26,7 +26,6 @@ impl std::fmt::Debug for Path {
 }
 
 /// A path from its text.
-#[cfg_attr(not(test), allow(dead_code))]
 pub(crate) fn at(path: &str) -> Path {
     Path(path.split('/').map(|n| n.as_bytes().to_vec()).collect())
 }

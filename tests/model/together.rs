@@ -1,0 +1,177 @@
+//! Several threads at once on one union: no deadlock, no panic, and a view that agrees with itself afterwards.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use onlay::layer::{Handle, mem};
+use onlay::overlay::{Caller, Config, Layers, Lower, Overlay, ROOT, SetAttr, Upper};
+use onlay::vocab::{Errno, Kind, Result};
+
+use super::check::view;
+
+const THREADS: u64 = 4;
+const TIME: Duration = Duration::from_secs(3);
+/// Far more than one operation ever takes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// xorshift64.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % sides
+    }
+
+    fn name(&mut self) -> Vec<u8> {
+        vec![b'a' + self.roll(4) as u8]
+    }
+}
+
+/// A thread with the references it holds.
+struct Worker<'a> {
+    overlay: &'a Overlay,
+    dice: Dice,
+    held: Vec<u64>,
+}
+
+impl Worker<'_> {
+    fn lookup(&mut self, dir: u64, name: &[u8]) -> Result<u64> {
+        let ino = self.overlay.lookup(dir, name)?.ino;
+        self.held.push(ino);
+        Ok(ino)
+    }
+
+    fn dir(&mut self) -> Result<u64> {
+        let mut at = ROOT;
+        for _ in 0..self.dice.roll(3) {
+            let name = self.dice.name();
+            at = self.lookup(at, &name)?;
+        }
+        Ok(at)
+    }
+
+    fn object(&mut self) -> Result<u64> {
+        let (dir, name) = (self.dir()?, self.dice.name());
+        self.lookup(dir, &name)
+    }
+
+    fn operation(&mut self) -> Result<()> {
+        let caller = Caller::default();
+        let (dir, name) = (self.dir()?, self.dice.name());
+        let overlay = self.overlay;
+        match self.dice.roll(14) {
+            0 => self.held.push(overlay.mknod(&caller, dir, &name, Kind::File, 0o644, 0)?.ino),
+            1 | 2 => self.held.push(overlay.mkdir(&caller, dir, &name, 0o755)?.ino),
+            3 => self.held.push(overlay.symlink(&caller, dir, &name, b"there")?.ino),
+            4 => {
+                let ino = self.object()?;
+                self.held.push(overlay.link(ino, dir, &name)?.ino);
+            }
+            5 => overlay.unlink(dir, &name)?,
+            6 => overlay.rmdir(dir, &name)?,
+            7..=9 => {
+                let (to, new_name) = (self.dir()?, self.dice.name());
+                overlay.rename(dir, &name, to, &new_name, [0, 0, 1, 2][self.dice.roll(4) as usize])?;
+            }
+            10 => {
+                let ino = self.object()?;
+                overlay.write(ino, self.dice.roll(50), b"written")?;
+            }
+            11 => {
+                let ino = self.object()?;
+                overlay.setattr(ino, &SetAttr { mode: Some(0o700), ..SetAttr::default() })?;
+            }
+            12 => {
+                let ino = self.object()?;
+                overlay.read(ino, 0, &mut [0; 64])?;
+            }
+            _ => {
+                let mut taken = Vec::new();
+                overlay.readdir_plus(dir, 0, &mut |e, attr| {
+                    // Those without are `.`, `..`, and what went meanwhile.
+                    taken.extend(attr.map(|_| e.ino));
+                    false
+                })?;
+                self.held.extend(taken);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lower(dev: u64) -> mem::Tree {
+    let tree = mem::Tree::new(dev);
+    let root = Handle::Mem(tree.root(true));
+    for name in [b"a", b"b"] {
+        root.mkdir(name, 0o755).expect("mkdir");
+        let dir = root.open_dir(name).expect("open_dir");
+        dir.create(b"a", 0o644).expect("create").write_at(&[b'x'; 5000], 0).expect("write");
+        dir.mkdir(b"b", 0o755).expect("mkdir");
+        dir.open_dir(b"b").expect("open_dir").create(b"c", 0o644).expect("create").write_at(b"deep", 0).expect("write");
+    }
+    root.open_dir(b"a").expect("open_dir").link(b"a", &root, b"c").expect("link");
+    root.symlink(b"a", b"d").expect("symlink");
+    tree
+}
+
+#[test]
+fn threads_at_once() {
+    let (upper, lowers) = (mem::Tree::new(9), [lower(10), lower(11)]);
+    let base = Handle::Mem(upper.root(true));
+    let mount = || {
+        for name in [&b"upper"[..], b"work"] {
+            match base.mkdir(name, 0o755) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => panic!("mkdir: {e}"),
+            }
+        }
+        let open = |name| base.open_dir(name).expect("open_dir");
+        let layers = Layers {
+            upper: Some(Upper { dir: open(&b"upper"[..]), work: open(b"work") }),
+            lowers: lowers.iter().map(|t| Lower { dir: Handle::Mem(t.root(false)) }).collect(),
+        };
+        Overlay::new(layers, Config { open_files: 16, ..Config::default() }).expect("a union")
+    };
+    let overlay = Arc::new(mount());
+    let (send, done) = mpsc::channel();
+    for n in 0..THREADS {
+        let (overlay, send) = (overlay.clone(), send.clone());
+        std::thread::spawn(move || {
+            let run = || {
+                let mut w = Worker { overlay: &overlay, dice: Dice(0x9e37_79b9_7f4a_7c15 ^ (n + 1)), held: Vec::new() };
+                let end = Instant::now() + TIME;
+                let mut counts = std::collections::BTreeMap::new();
+                while Instant::now() < end {
+                    let r = w.operation();
+                    *counts.entry(format!("{r:?}")).or_insert(0_u32) += 1;
+                    if w.held.len() > 30 {
+                        w.held.drain(..).for_each(|ino| overlay.forget(ino, 1));
+                    }
+                    if let Err(e @ (Errno::IO | Errno::NODATA | Errno::ROFS | Errno::XDEV)) = r {
+                        panic!("{e}");
+                    }
+                }
+                w.held.drain(..).for_each(|ino| overlay.forget(ino, 1));
+                counts
+            };
+            let r = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
+            // Nobody listens any more once the test has failed.
+            drop(send.send(r.map_err(|_| "a thread panicked")));
+        });
+    }
+    for _ in 0..THREADS {
+        let counts = done.recv_timeout(TIME + PATIENCE).expect("a deadlock").expect("no panic");
+        assert!(counts["Ok(())"] > 100, "{counts:?}");
+    }
+    assert_eq!(overlay.node_count(), 1, "somebody still holds an inode");
+    let seen = view(&overlay);
+    let work = base.open_dir(b"work").and_then(|w| w.open_dir(b"work")).expect("work");
+    let mut left = 0;
+    work.list(&mut |_| left += 1).expect("list");
+    assert!(left <= 1, "{left} left in work");
+    assert_eq!(view(&mount()), seen, "after a remount");
+}
