@@ -402,6 +402,40 @@ impl Harness {
         }
     }
 
+    /// Without an upper the lowers show the same, and nothing can be changed.
+    pub(crate) fn check_read_only(&mut self) {
+        let lowers: Vec<_> = (0..self.lowers).map(|i| Lower { dir: self.lower(i, false) }).collect();
+        if lowers.is_empty() {
+            return;
+        }
+        let next = Overlay::new(Layers { upper: None, lowers }, self.config()).expect("a union");
+        let beneath = |mut view: BTreeMap<String, Shown>| {
+            // The root is the top layer's here.
+            view.remove("");
+            view
+        };
+        same(&beneath(view(&next)), &beneath(self.model.view()), "without an upper");
+        let caller = overlay::Caller::default();
+        let root = overlay::ROOT;
+        let refused = |r: Result<()>| assert_eq!(r, Err(Errno::ROFS));
+        refused(next.mkdir(&caller, root, b"x", 0o755).map(drop));
+        refused(next.setxattr(root, b"user.x", b"", 0));
+        refused(next.setattr(root, &overlay::SetAttr { mode: Some(0), ..Default::default() }).map(drop));
+        for name in self.model.nodes[ROOT].entries.keys() {
+            let attr = next.lookup(root, name).expect("listed");
+            refused(next.unlink(root, name));
+            refused(next.rmdir(root, name));
+            refused(next.rename(root, name, root, b"x", 0));
+            refused(next.write(attr.ino, 0, b"x").map(drop));
+            if attr.stat.kind != Kind::Dir {
+                refused(next.link(attr.ino, root, b"x").map(drop));
+            }
+            next.forget(attr.ino, 1);
+        }
+        assert_eq!(next.node_count(), 1);
+        self.check_lowers();
+    }
+
     /// The upper as the top one of the lower layers shows the same tree. Hard links of the lowers fall apart, for the
     /// inode index stays behind.
     fn check_as_lower(&self) {

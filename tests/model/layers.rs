@@ -290,7 +290,7 @@ impl Stack {
     /// Writes layer `i` into an empty directory.
     pub(crate) fn write(&self, i: usize, dir: &Handle, prefix: Prefix) {
         let mut links = BTreeMap::new();
-        write(&self.layers[i], dir, prefix, &mut links, dir);
+        write(&self.layers[i], dir, prefix, &mut links);
     }
 }
 
@@ -309,13 +309,7 @@ fn count(at: &Entries, wanted: usize) -> u32 {
         .sum()
 }
 
-fn write(
-    entries: &Entries,
-    dir: &Handle,
-    prefix: Prefix,
-    links: &mut BTreeMap<usize, (Handle, Vec<u8>)>,
-    root: &Handle,
-) {
+fn write(entries: &Entries, dir: &Handle, prefix: Prefix, links: &mut BTreeMap<usize, (Handle, Vec<u8>)>) {
     let mark = |dir: &Handle, name: &[u8], attr: &str, value: &[u8]| {
         dir.setxattr(name, &prefix.attr(attr), value, 0).expect("mark");
     };
@@ -341,7 +335,7 @@ fn write(
                     let path: Vec<u8> = path.iter().flat_map(|n| [b"/", &n[..]].concat()).collect();
                     mark(dir, name, dialect::REDIRECT, &path);
                 }
-                write(entries, &dir.open_dir(name).expect("open_dir"), prefix, links, root);
+                write(entries, &dir.open_dir(name).expect("open_dir"), prefix, links);
                 dress(dir, name, node);
             }
             Item::Other { node, number } => {

@@ -65,6 +65,16 @@ fn in_memory() {
 }
 
 #[test]
+fn read_only() {
+    runner(1000, 1)
+        .run(&(layers(), memory(), prefix()), |(layers, place, prefix)| {
+            Harness::new(&layers, place, prefix).check_read_only();
+            Ok(())
+        })
+        .unwrap_or_else(failed);
+}
+
+#[test]
 fn on_disk() {
     let input = (layers(), prefix(), prop::collection::vec(ops::op(), 0..40));
     runner(400, 10)
