@@ -1,0 +1,238 @@
+//! open(2) with `O_CREAT` and the other flags.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+
+use anyhow::Result;
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use crate::case::Fs;
+use crate::ctx::Ctx;
+use crate::tree::{cases, fails, holds, same};
+
+cases!("create":
+    new_file, exclusive, over_whiteout, in_lower_directory, trunc_flag, append_flag, directory_flags, read_only_fd,
+    write_without_read_permission, mode_of_new_file, o_tmpfile, o_path, owner_of_new_file.privileged(),
+    storm, reopen_through_proc,
+);
+
+fn new_file(cx: &mut Ctx) -> Result<()> {
+    let m = cx.mount()?;
+    m.file("a", "hello")?.file("d/e/f", "deep")?;
+    same!(m.read("a")?, "hello");
+    same!(m.stat("a")?.size(), 5);
+    same!(m.stat("a")?.nlink(), 1);
+    let m = cx.remount()?;
+    same!(m.read("a")? + &m.read("d/e/f")?, "hellodeep");
+    Ok(())
+}
+
+fn exclusive(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("low", "x")?.symlink("nowhere", "dangling")?;
+    let m = cx.mount()?;
+    m.file("up", "y")?;
+    for name in ["low", "up", "dangling"] {
+        fails!(File::create_new(m.p(name)), EEXIST);
+    }
+    m.rm("low")?;
+    File::create_new(m.p("low"))?.write_all(b"new")?;
+    same!(m.read("low")?, "new");
+    Ok(())
+}
+
+fn over_whiteout(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "old content")?.mode("f", 0o600)?.setx("f", "user.old", "1")?;
+    let m = cx.mount()?;
+    m.rm("f")?.file("f", "new")?;
+    let m = cx.remount()?;
+    same!(m.read("f")?, "new");
+    same!(m.bits("f")?, 0o644);
+    same!(m.listx("f")?, Vec::<String>::new());
+    Ok(())
+}
+
+fn in_lower_directory(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("a/b/c/low", "")?.mode("a/b", 0o750)?.times("a", 1000, 1)?;
+    let m = cx.mount()?;
+    m.file("a/b/c/new", "x")?;
+    same!(m.ls("a/b/c")?, "low new");
+    // Only the directory that got the name has changed.
+    same!(m.bits("a/b")?, 0o750);
+    same!((m.stat("a")?.mtime(), m.stat("a")?.mtime_nsec()), (1000, 1));
+    holds!(m.stat("a/b/c")?.mtime() > 1000);
+    Ok(())
+}
+
+fn trunc_flag(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "a long content")?;
+    let m = cx.mount()?;
+    drop(OpenOptions::new().write(true).truncate(true).open(m.p("f"))?);
+    same!(m.stat("f")?.size(), 0);
+    let m = cx.remount()?;
+    same!(m.read("f")?, "");
+    Ok(())
+}
+
+fn append_flag(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "abc")?;
+    let m = cx.mount()?;
+    let mut one = OpenOptions::new().append(true).open(m.p("f"))?;
+    let mut two = OpenOptions::new().append(true).open(m.p("f"))?;
+    one.write_all(b"1")?;
+    two.write_all(b"2")?;
+    one.write_all(b"3")?;
+    same!(m.read("f")?, "abc123");
+    Ok(())
+}
+
+fn directory_flags(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "")?.dir("d")?.symlink("f", "l")?;
+    let m = cx.mount()?;
+    let open = |name: &str, flags| openat(CWD, m.p(name), flags, Mode::empty());
+    fails!(open("f", OFlags::DIRECTORY), ENOTDIR);
+    fails!(open("d", OFlags::WRONLY), EISDIR);
+    fails!(open("l", OFlags::NOFOLLOW), ELOOP);
+    fails!(open("d", OFlags::CREATE | OFlags::RDWR), EISDIR);
+    holds!(open("d", OFlags::DIRECTORY).is_ok());
+    Ok(())
+}
+
+fn read_only_fd(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "x")?;
+    let m = cx.mount()?;
+    fails!(m.ro("f")?.write(b"y"), EBADF);
+    fails!(m.ro("f")?.set_len(0), EINVAL | EBADF);
+    let mut write_only = OpenOptions::new().write(true).open(m.p("f"))?;
+    fails!(write_only.read(&mut [0; 1]), EBADF);
+    write_only.write_all(b"z")?;
+    same!(m.read("f")?, "z");
+    Ok(())
+}
+
+fn write_without_read_permission(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "abcdef")?;
+    let m = cx.mount()?;
+    // As a log that its writer may not read: copy-up must read it nevertheless.
+    m.mode("f", 0o200)?;
+    m.append("f", "g")?;
+    m.mode("f", 0o600)?;
+    same!(m.read("f")?, "abcdefg");
+    // A new file's mode binds later opens only.
+    let mut f = OpenOptions::new().write(true).create_new(true).mode(0o400).open(m.p("new"))?;
+    f.write_all(b"x")?;
+    same!(m.bits("new")?, 0o400);
+    Ok(())
+}
+
+fn mode_of_new_file(cx: &mut Ctx) -> Result<()> {
+    let m = cx.mount()?;
+    nix::sys::stat::umask(nix::sys::stat::Mode::empty());
+    for mode in [0o644, 0o600, 0o777, 0o4755, 0o2711, 0o1666, 0o000] {
+        let name = format!("f{mode:o}");
+        OpenOptions::new().write(true).create_new(true).mode(mode).open(m.p(&name))?;
+        same!(m.bits(&name)?, mode);
+    }
+    Ok(())
+}
+
+fn o_tmpfile(cx: &mut Ctx) -> Result<()> {
+    let m = cx.mount()?;
+    let flags = OFlags::TMPFILE | OFlags::RDWR;
+    let got = openat(CWD, &m.0, flags, Mode::from_raw_mode(0o600));
+    if cx.fs == Fs::Onlay {
+        // fuser 0.18 has no FUSE_TMPFILE: programs are told so in the way they expect, and nothing is left behind.
+        fails!(got, EOPNOTSUPP);
+    } else {
+        let mut f = File::from(got?);
+        f.write_all(b"x")?;
+        same!(f.metadata()?.nlink(), 0);
+    }
+    same!(m.ls("")?, "");
+    Ok(())
+}
+
+fn o_path(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("d/f", "x")?;
+    let m = cx.mount()?;
+    let dir = openat(CWD, m.p("d"), OFlags::PATH, Mode::empty())?;
+    m.mv("d", "e")?;
+    let f = openat(&dir, "f", OFlags::RDONLY, Mode::empty())?;
+    let mut text = String::new();
+    File::from(f).read_to_string(&mut text)?;
+    same!(text, "x");
+    let new = openat(&dir, "new", OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o644))?;
+    drop(new);
+    same!(m.ls("e")?, "f new");
+    Ok(())
+}
+
+fn owner_of_new_file(cx: &mut Ctx) -> Result<()> {
+    let m = cx.mount()?;
+    m.dir("open")?.mode("open", 0o777)?.mode("", 0o755)?;
+    crate::sys::as_ids(1234, 2345, &[77], || {
+        m.file("open/f", "x")?.dir("open/d")?.symlink("f", "open/l")?;
+        m.append("open/f", "y")?;
+        Ok(())
+    })?;
+    for n in ["f", "d", "l"] {
+        let st = m.stat(format!("open/{n}"))?;
+        same!((n, st.uid(), st.gid()), (n, 1234, 2345));
+    }
+    Ok(())
+}
+
+fn storm(cx: &mut Ctx) -> Result<()> {
+    let low = cx.lower()?;
+    for i in 0..50 {
+        low.file(&format!("d/f{i}"), format!("low{i}"))?;
+    }
+    let m = cx.mount()?;
+    // Four threads, each with names of its own in one directory: the end is known.
+    std::thread::scope(|scope| -> Result<()> {
+        let threads: Vec<_> = (0..4)
+            .map(|t| {
+                let m = &m;
+                scope.spawn(move || -> Result<()> {
+                    for round in 0..60 {
+                        let name = format!("d/t{t}-{}", round % 7);
+                        m.file(&name, format!("{t} {round}"))?;
+                        m.mv(&name, &format!("d/moved{t}"))?;
+                        if round % 3 == 0 {
+                            m.rm(&format!("d/moved{t}"))?;
+                        }
+                        let shared = m.p(format!("d/f{}", round % 50));
+                        match std::fs::remove_file(&shared) {
+                            Ok(()) => {}
+                            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
+                            Err(e) => return Err(e.into()),
+                        }
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        for t in threads {
+            t.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+        }
+        Ok(())
+    })?;
+    let want = "moved0 moved1 moved2 moved3";
+    same!(m.ls("d")?, want);
+    let m = cx.remount()?;
+    same!(m.ls("d")?, want);
+    same!(m.read("d/moved2")?, "2 59");
+    Ok(())
+}
+
+fn reopen_through_proc(cx: &mut Ctx) -> Result<()> {
+    use std::os::fd::AsRawFd as _;
+    cx.lower()?.file("f", "abc")?;
+    let m = cx.mount()?;
+    let f = m.ro("f")?;
+    let mut again = OpenOptions::new().append(true).open(format!("/proc/self/fd/{}", f.as_raw_fd()))?;
+    again.write_all(b"d")?;
+    same!(m.read("f")?, "abcd");
+    same!(std::fs::read_link(format!("/proc/self/fd/{}", f.as_raw_fd()))?, m.p("f"));
+    Ok(())
+}

@@ -1,0 +1,15 @@
+//! The cases: a file per verb.
+
+use crate::case::Case;
+
+macro_rules! verbs {
+    ($($verb:ident)*) => {
+        $(mod $verb;)*
+        /// Every case there is.
+        pub(crate) fn all() -> impl Iterator<Item = &'static Case> {
+            [$($verb::CASES),*].into_iter().flatten()
+        }
+    };
+}
+
+verbs! { lookup create read_write truncate }
