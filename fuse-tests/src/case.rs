@@ -59,6 +59,7 @@ pub(crate) struct Case {
     on: &'static [Fs],
     who: &'static [User],
     deviates: Option<&'static str>,
+    rootless_deviates: Option<&'static str>,
     /// How long it may take, in seconds.
     pub(crate) limit: u64,
 }
@@ -71,6 +72,7 @@ impl Case {
             on: &[Fs::Plain, Fs::Overlayfs, Fs::Onlay],
             who: &[User::Root, User::Ordinary, User::Userns],
             deviates: None,
+            rootless_deviates: None,
             limit: 120,
         }
     }
@@ -104,6 +106,12 @@ impl Case {
         self
     }
 
+    /// The kernel's union does not do this in a user namespace.
+    pub(crate) const fn kernel_deviates_rootless(mut self, why: &'static str) -> Self {
+        self.rootless_deviates = Some(why);
+        self
+    }
+
     /// Takes longer than two minutes.
     pub(crate) const fn slow(mut self, seconds: u64) -> Self {
         self.limit = seconds;
@@ -118,8 +126,9 @@ impl Case {
     }
 
     /// Why the case is not run here although it applies.
-    pub(crate) fn deviation(&self, fs: Fs) -> Option<&'static str> {
-        self.deviates.filter(|_| fs == Fs::Overlayfs)
+    pub(crate) fn deviation(&self, fs: Fs, user: User) -> Option<&'static str> {
+        let rootless = self.rootless_deviates.filter(|_| user != User::Root);
+        self.deviates.or(rootless).filter(|_| fs == Fs::Overlayfs)
     }
 }
 

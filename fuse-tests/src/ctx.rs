@@ -157,8 +157,14 @@ impl Ctx {
         let lowers = self.lowers.iter().map(|l| l.0.display().to_string()).collect::<Vec<_>>().join(":");
         let (upper, work) = (self.upper.0.display(), self.work.0.display());
         let data = format!("lowerdir={lowers},upperdir={upper},workdir={work},{more}");
-        mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(data.as_str()))
-            .with_context(|| format!("mount -t overlay -o {data}"))
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match mount(Some("overlay"), at, Some("overlay"), MsFlags::empty(), Some(data.as_str())) {
+                // The last mount of this upper takes a moment to go where a namespace was just copied.
+                Err(nix::Error::EBUSY) if Instant::now() < end => std::thread::sleep(Duration::from_millis(20)),
+                other => return other.with_context(|| format!("mount -t overlay -o {data}")),
+            }
+        }
     }
 
     /// Unmounts; nothing may be open in the view.

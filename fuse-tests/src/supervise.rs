@@ -10,6 +10,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, User as Account, geteuid};
 
@@ -55,6 +57,9 @@ pub(crate) struct Site {
 impl Site {
     /// A directory on a real file system that every user may enter, with copies of the binaries.
     pub(crate) fn new(parent: &Path, ordinary: &str, norange: &str) -> Result<Self> {
+        if geteuid().is_root() {
+            Self::own_namespace()?;
+        }
         let dir = tempfile::Builder::new().prefix("onlay-tests-").tempdir_in(parent)?;
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
         let me = std::env::current_exe()?;
@@ -78,6 +83,14 @@ impl Site {
         };
         site.no_overlayfs = site.probe_overlayfs().err().map(|e| format!("no overlayfs here: {e:#}"));
         Ok(site)
+    }
+
+    /// A mount namespace of our own, from which mounts *and unmounts* reach the copies that cases make of it: a copy of
+    /// a mount that stays behind keeps its daemon alive.
+    fn own_namespace() -> Result<()> {
+        unshare(CloneFlags::CLONE_NEWNS).context("unshare")?;
+        let flags = MsFlags::MS_REC | MsFlags::MS_SHARED;
+        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).context("mount --make-rshared /")
     }
 
     fn probe_overlayfs(&self) -> Result<()> {
@@ -113,7 +126,7 @@ impl Site {
     }
 
     fn one(&self, number: usize, job: Job) -> Result<Outcome> {
-        if let Some(why) = job.case.deviation(job.fs) {
+        if let Some(why) = job.case.deviation(job.fs, job.user) {
             return Ok(Outcome::Skipped(why.to_owned()));
         }
         if let Some(why) = self.no_overlayfs.as_ref().filter(|_| job.fs == Fs::Overlayfs) {
@@ -209,7 +222,7 @@ impl Site {
             }
         }
         if user == User::Userns {
-            let unshare = "unshare --user --map-root-user --map-auto --mount --propagation private --";
+            let unshare = "unshare --user --map-root-user --map-auto --mount --propagation slave --";
             words.extend(unshare.split(' ').map(str::to_owned));
         }
         words.push(self.exe.display().to_string());

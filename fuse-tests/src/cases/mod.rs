@@ -12,4 +12,4 @@ macro_rules! verbs {
     };
 }
 
-verbs! { lookup create read_write truncate }
+verbs! { lookup create read_write truncate rename link unlink mkdir symlink mknod }
