@@ -12,4 +12,4 @@ macro_rules! verbs {
     };
 }
 
-verbs! { lookup create read_write truncate rename link unlink mkdir symlink mknod }
+verbs! { lookup create read_write truncate rename link unlink mkdir symlink mknod readdir attr times xattr acl }

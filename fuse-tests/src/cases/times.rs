@@ -1,0 +1,149 @@
+//! Times: before 1970, nanoseconds, and which call moves which.
+
+use std::fs::FileTimes;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+use rustix::fs::{AtFlags, CWD, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
+
+use crate::case::Fs;
+use crate::ctx::Ctx;
+use crate::tree::{cases, holds, same};
+
+cases!("times":
+    before_1970, nanoseconds, omit_and_now, write_moves_mtime, create_moves_parent, read_only_changes_nothing, futimens,
+    far_future, birth,
+);
+
+fn before_1970(cx: &mut Ctx) -> Result<()> {
+    // The worker of fuse-overlayfs 2.0 dies of this, and the mount with it.
+    cx.lower()?.file("f", "x")?.dir("d")?.symlink("x", "l")?;
+    for n in ["f", "d", "l"] {
+        cx.dir.times(&format!("lower0/{n}"), -86_401, 999_999_999)?;
+    }
+    let m = cx.mount()?;
+    for n in ["f", "d", "l"] {
+        same!((n, m.stat(n)?.mtime(), m.stat(n)?.mtime_nsec()), (n, -86_401, 999_999_999));
+        m.times(n, -1, 1)?;
+    }
+    m.file("new", "")?.times("new", -2_000_000_000, 5)?;
+    let m = cx.remount()?;
+    for n in ["f", "d", "l"] {
+        same!((n, m.stat(n)?.mtime(), m.stat(n)?.mtime_nsec()), (n, -1, 1));
+    }
+    same!((m.stat("new")?.mtime(), m.stat("new")?.mtime_nsec()), (-2_000_000_000, 5));
+    Ok(())
+}
+
+fn nanoseconds(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "x")?.times("f", 1_600_000_000, 123_456_789)?;
+    let m = cx.mount()?;
+    same!(m.stat("f")?.mtime_nsec(), 123_456_789);
+    // Copy-up keeps it to the last digit.
+    m.mode("f", 0o600)?;
+    same!(m.stat("f")?.mtime_nsec(), 123_456_789);
+    m.times("f", 5, 987_654_321)?;
+    same!((m.stat("f")?.mtime(), m.stat("f")?.mtime_nsec(), m.stat("f")?.atime_nsec()), (5, 987_654_321, 987_654_321));
+    Ok(())
+}
+
+fn omit_and_now(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "x")?.times("f", 1000, 1)?;
+    let m = cx.mount()?;
+    let at = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
+    let set = |a, b| {
+        let times = Timestamps { last_access: a, last_modification: b };
+        utimensat(CWD, m.p("f"), &times, AtFlags::empty())
+    };
+    set(at(1500, 1), at(1000, 1))?;
+    set(at(0, UTIME_OMIT.into()), at(2000, 2))?;
+    same!((m.stat("f")?.atime(), m.stat("f")?.mtime()), (1500, 2000));
+    set(at(3000, 3), at(0, UTIME_OMIT.into()))?;
+    same!((m.stat("f")?.atime(), m.stat("f")?.mtime(), m.stat("f")?.mtime_nsec()), (3000, 2000, 2));
+    set(at(0, UTIME_OMIT.into()), at(0, UTIME_NOW.into()))?;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs().cast_signed();
+    holds!((now - m.stat("f")?.mtime()).abs() < 10);
+    same!(m.stat("f")?.atime(), 3000);
+    Ok(())
+}
+
+fn write_moves_mtime(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "x")?.times("f", 1000, 0)?;
+    let m = cx.mount()?;
+    m.append("f", "y")?;
+    holds!(m.stat("f")?.mtime() > 1000);
+    m.times("f", 1000, 0)?;
+    m.append("f", "z")?;
+    let now = m.stat("f")?.mtime();
+    holds!(now > 1000);
+    // A time set after a write through the same descriptor stays.
+    let f = m.rw("f")?;
+    std::os::unix::fs::FileExt::write_at(&f, b"a", 0)?;
+    f.set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(77)))?;
+    drop(f);
+    same!(m.stat("f")?.mtime(), 77);
+    Ok(())
+}
+
+fn create_moves_parent(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.dir("d")?.file("f", "")?;
+    let m = cx.mount()?;
+    let calls: [(&str, fn(&crate::tree::Tree) -> Result<()>); 5] = [
+        ("create", |m| m.file("d/a", "").map(drop)),
+        ("mkdir", |m| Ok(std::fs::create_dir(m.p("d/b"))?)),
+        ("symlink", |m| m.symlink("x", "d/c").map(drop)),
+        ("link", |m| m.hard("f", "d/e").map(drop)),
+        ("rename", |m| m.mv("d/a", "d/g").map(drop)),
+    ];
+    for (name, call) in calls {
+        m.times("d", 1000, 0)?;
+        call(&m)?;
+        holds!(m.stat("d")?.mtime() > 1000, "{name} leaves the directory's mtime");
+    }
+    Ok(())
+}
+
+fn read_only_changes_nothing(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "x")?.times("f", 1000, 1)?.dir("d")?.times("d", 1000, 1)?;
+    let m = cx.mount()?;
+    m.read("f")?;
+    m.ls("d")?;
+    drop(m.rw("f")?);
+    for n in ["f", "d"] {
+        same!((n, m.stat(n)?.mtime(), m.stat(n)?.mtime_nsec()), (n, 1000, 1));
+    }
+    if cx.fs != Fs::Plain {
+        holds!(!cx.upper.has("d")?, "listing copied a directory up");
+    }
+    Ok(())
+}
+
+fn futimens(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "x")?;
+    let m = cx.mount()?;
+    let f = m.ro("f")?;
+    f.set_times(FileTimes::new().set_modified(SystemTime::UNIX_EPOCH + Duration::new(9, 8)))?;
+    same!((m.stat("f")?.mtime(), m.stat("f")?.mtime_nsec()), (9, 8));
+    Ok(())
+}
+
+fn far_future(cx: &mut Ctx) -> Result<()> {
+    let m = cx.mount()?;
+    // Past 2038, as far as ext4 goes.
+    m.file("f", "")?.times("f", 6_000_000_000, 9)?;
+    same!((m.stat("f")?.mtime(), m.stat("f")?.mtime_nsec()), (6_000_000_000, 9));
+    Ok(())
+}
+
+fn birth(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "x")?;
+    let m = cx.mount()?;
+    let stx = rustix::fs::statx(CWD, m.p("f"), AtFlags::empty(), StatxFlags::ALL)?;
+    // A file system may have no time of birth, but then it must not claim one; a claimed one is not zero.
+    if StatxFlags::from_bits_retain(stx.stx_mask).contains(StatxFlags::BTIME) {
+        holds!(stx.stx_btime.tv_sec > 0);
+    }
+    same!(stx.stx_size, 1);
+    Ok(())
+}
