@@ -12,4 +12,7 @@ macro_rules! verbs {
     };
 }
 
-verbs! { lookup create read_write truncate rename link unlink mkdir symlink mknod readdir attr times xattr acl }
+verbs! {
+    lookup create read_write truncate rename link unlink mkdir symlink mknod readdir attr times xattr acl copy_up
+    open_unlinked locks mmap fallocate seek copy_range statfs ioctl umask setgid hardlinks redirect metacopy whiteout
+}
