@@ -13,6 +13,8 @@ use rustix::mount::{MountFlags, mount_bind, mount_bind_recursive, mount_remount}
 
 #[path = "runner/cases.rs"]
 mod cases;
+#[path = "runner/served.rs"]
+mod served;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
@@ -89,14 +91,16 @@ fn run_once(args: &[OsString]) -> ExitCode {
         println!("{}", plan(&spec));
         return ExitCode::SUCCESS;
     }
-    let mut root = Bind {
+    let mut bind = Bind {
         source: args[1].clone().into(),
         read_only: get("ro").is_some(),
         note: spec.base.join("note"),
         fail: get("fail"),
     };
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));
-    match run(&spec, &mut root) {
+    let mut served = served::Served::new();
+    let root: &mut dyn Root = if get("fuse").is_some() { &mut served } else { &mut bind };
+    match run(&spec, root) {
         Ok(code) => ExitCode::from(code as u8),
         Err(e) => {
             eprintln!("onlay: {e}");

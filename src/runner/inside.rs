@@ -209,7 +209,7 @@ impl Roots {
                 match resolve(&self.view, path, flags, Mode::from_raw_mode(0o644)) {
                     Ok(_) => self.find(path)?,
                     Err(e) => {
-                        return Err(Failure::from(e).hinted("without it names are not resolved inside"));
+                        return Err(Failure::from(e).hinted("names may not resolve inside"));
                     }
                 }
             }

@@ -56,6 +56,8 @@ const CASES: &[Case] = &[
     ("a_killed_parent_takes_all_along", ends::a_killed_parent_takes_all_along),
     ("a_killed_supervisor_takes_all_along", ends::a_killed_supervisor_takes_all_along),
     ("a_terminal_gives_job_control", ends::a_terminal_gives_job_control),
+    ("a_view_over_fuse", ends::a_view_over_fuse),
+    ("an_unanswered_request_keeps_nobody", ends::an_unanswered_request_keeps_nobody),
     ("a_dry_run_prints_the_plan", ends::a_dry_run_prints_the_plan),
 ];
 

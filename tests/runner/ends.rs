@@ -117,6 +117,28 @@ pub(super) fn a_killed_supervisor_takes_all_along(p: &Place) {
     std::fs::remove_dir(p.base.join("merged")).unwrap();
 }
 
+pub(super) fn a_view_over_fuse(p: &Place) {
+    let out = p.run(&["--fuse"], &["/busybox", "sh", "-c", "echo served; exit 6"]);
+    assert_eq!((code(&out), &*text(&out.stdout)), (6, "served\n"), "{out:?}");
+    // Not there, and cannot be made: a step fails while the view is served.
+    let out = p.run(&["--fuse", "--workdir=/nowhere"], &["/busybox", "true"]);
+    assert_eq!(code(&out), 125, "{out:?}");
+}
+
+pub(super) fn an_unanswered_request_keeps_nobody(p: &Place) {
+    let script = ["/busybox", "sh", "-c", "echo ready; exec /busybox cat /slow"];
+    let mut child = p.command("plain", &["--fuse"], &script).stdout(Stdio::piped()).spawn().unwrap();
+    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
+    assert_eq!(line(&mut out), "ready");
+    std::thread::sleep(Duration::from_millis(200));
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    let supervisor: i32 = std::fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    kill(Pid::from_raw(supervisor), Signal::SIGKILL).unwrap();
+    out.read_to_string(&mut String::new()).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(125));
+    std::fs::remove_dir(p.base.join("merged")).unwrap();
+}
+
 /// A shell on a terminal of its own.
 struct Session {
     child: std::process::Child,
