@@ -39,7 +39,7 @@ impl Root for Bind {
         // As one that serves files has to; the command must not inherit it.
         rustix::process::umask(rustix::fs::Mode::empty());
         if self.fail.as_deref() == Some("mount") {
-            return Err("no such luck".into());
+            return Err(std::io::Error::other("no such luck").into());
         }
         if self.source == Path::new("/") {
             mount_bind_recursive(&self.source, target)?;
@@ -55,12 +55,12 @@ impl Root for Bind {
     fn serve(&mut self) -> Result<(), RootError> {
         // As a session does: threads, after init was started.
         std::thread::spawn(std::thread::park);
-        if self.fail.as_deref() == Some("serve") { Err("no such luck".into()) } else { Ok(()) }
+        if self.fail.as_deref() == Some("serve") { Err(std::io::Error::other("no such luck").into()) } else { Ok(()) }
     }
 
     fn finish(&mut self) -> Result<(), RootError> {
         std::fs::write(&self.note, "finished")?;
-        if self.fail.as_deref() == Some("finish") { Err("no such luck".into()) } else { Ok(()) }
+        if self.fail.as_deref() == Some("finish") { Err(std::io::Error::other("no such luck").into()) } else { Ok(()) }
     }
 }
 

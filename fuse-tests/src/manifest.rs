@@ -65,7 +65,9 @@ impl Manifest {
                 Some(_) => {}
             }
         }
-        out.extend(other.0.iter().filter(|(p, _)| !self.0.contains_key(*p)).map(|(p, l)| format!("+ {} {l}", p.display())));
+        out.extend(
+            other.0.iter().filter(|(p, _)| !self.0.contains_key(*p)).map(|(p, l)| format!("+ {} {l}", p.display())),
+        );
         out
     }
 

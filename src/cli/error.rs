@@ -53,9 +53,16 @@ impl Error {
     }
 }
 
-/// A word on stderr that is no failure.
-pub(super) fn warn(message: impl Display) {
-    say("warning: ", AnsiColor::Yellow, &message.to_string());
+/// A word of the log on stderr.
+pub(super) fn log(level: log::Level, message: &std::fmt::Arguments<'_>) {
+    let (kind, colour) = match level {
+        log::Level::Error => ("", AnsiColor::Red),
+        log::Level::Warn => ("warning: ", AnsiColor::Yellow),
+        log::Level::Info => ("", AnsiColor::Green),
+        log::Level::Debug => ("debug: ", AnsiColor::Blue),
+        log::Level::Trace => ("trace: ", AnsiColor::Blue),
+    };
+    say(kind, colour, &message.to_string());
 }
 
 fn say(kind: &str, colour: AnsiColor, message: &str) {
@@ -78,7 +85,11 @@ impl std::fmt::Display for Error {
     }
 }
 
-impl std::error::Error for Error {}
+impl From<Error> for crate::runner::RootError {
+    fn from(e: Error) -> Self {
+        Self { message: e.message, hint: e.hint }
+    }
+}
 
 impl From<crate::runner::Error> for Error {
     fn from(e: crate::runner::Error) -> Self {

@@ -59,8 +59,10 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("ONLAY_LOG", "warn"))
-        .format_timestamp(None)
-        .format_target(false)
+        .format(|_, record| {
+            error::log(record.level(), record.args());
+            Ok(())
+        })
         .init();
     let done = match onlay.verb {
         Verb::Mount(args) => mount::run(args),

@@ -6,7 +6,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::error::{Error, warn};
+use super::error::Error;
 use super::layers::Given;
 use crate::fuse::{Options, Tuning};
 use crate::vocab::dialect::Prefix;
@@ -64,7 +64,7 @@ impl Settings {
             "noexec" => self.mount.exec = false,
             // How it always is.
             "default_permissions" | "noatime" => {}
-            _ => warn(format_args!("option {name} is not known and has no effect")),
+            _ => log::warn!("option {name} is not known and has no effect"),
         }
         Ok(())
     }

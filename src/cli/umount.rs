@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 
-use super::error::{Error, warn};
+use super::error::Error;
 use crate::fuse::{self, FS_TYPE, PID_ATTR};
 use crate::vocab::why;
 
@@ -96,7 +96,7 @@ fn wait_for(daemon: &OwnedFd) -> Result<(), Error> {
         let left = Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(0), tv_nsec: left.subsec_nanos().into() };
         match rustix::event::poll(&mut [PollFd::new(daemon, PollFlags::IN)], Some(&left)) {
             Ok(0) => {
-                warn(format_args!("unmounted, but after {PATIENCE:?} the daemon is still writing"));
+                log::warn!("unmounted, but after {PATIENCE:?} the daemon is still writing");
                 return Ok(());
             }
             Ok(_) => return Ok(()),

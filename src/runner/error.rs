@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use super::RootError;
+
 /// Exit code of a failure of the runner itself.
 pub(super) const RUNNER_FAILED: u8 = 125;
 /// Exit code for a command that is there but cannot be executed.
@@ -22,6 +24,11 @@ impl Error {
     /// A failure of the runner: the thing and the cause.
     pub(super) fn new(what: impl Display, cause: impl Display) -> Self {
         Self { text: format!("{what}: {cause}"), hint: None, code: RUNNER_FAILED }
+    }
+
+    /// What the root said.
+    pub(super) fn of_root(e: RootError) -> Self {
+        Self { text: e.message, hint: e.hint, code: RUNNER_FAILED }
     }
 
     /// The same, with something that may help.

@@ -121,7 +121,7 @@ fn watch(spec: &Spec, supervisor: Pid, channel: &Channel, signals: &Signals, loa
                 loan.continued().map_err(|e| Error::new("tcsetpgrp", e))?;
                 channel.send(&Message::Signal(Signal::SIGCONT as i32));
             }
-            Message::Warning(text) => eprintln!("warning: {text}"),
+            Message::Warning(text) => log::warn!("{text}"),
             Message::Failed(e) => failure = failure.or(Some(e)),
             Message::Ended(code) => outcome = Some(code),
             Message::Stopped | Message::MapsWritten | Message::Signal(_) => {}

@@ -40,8 +40,20 @@ pub struct Spec {
     pub no_new_privs: bool,
 }
 
-/// What went wrong in a [`Root`].
-pub type RootError = Box<dyn std::error::Error + Send + Sync>;
+/// What went wrong in a [`Root`]: a line for the user, and what may help.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootError {
+    /// What and why.
+    pub message: String,
+    /// What may help.
+    pub hint: Option<String>,
+}
+
+impl<E: std::error::Error> From<E> for RootError {
+    fn from(e: E) -> Self {
+        Self { message: e.to_string(), hint: None }
+    }
+}
 
 /// The new root: a union over FUSE in `cli`, a bind mount in tests. All three are called in the supervisor, as root of
 /// the new user namespace and in the new mount namespace, in this order, each at most once.

@@ -67,7 +67,7 @@ fn lifetime(spec: &Spec, plan: &Plan, root: &mut dyn Root, channel: &Channel, or
         _ => {}
     }
     let ended = match root.mount(&target) {
-        Err(e) => Err(Error::new("mount the view", e)),
+        Err(e) => Err(Error::of_root(e)),
         Ok(()) => {
             let ended = around_init(spec, plan, root, channel, origin, &target);
             // Lazily: whoever outside still looks into it must not keep us.
@@ -75,7 +75,7 @@ fn lifetime(spec: &Spec, plan: &Plan, root: &mut dyn Root, channel: &Channel, or
             ended.and_then(|code| detached.map(|()| code).map_err(|e| Error::new("unmount the view", e)))
         }
     };
-    let finished = root.finish().map_err(|e| Error::new("finish the view", e));
+    let finished = root.finish().map_err(Error::of_root);
     match std::fs::remove_dir(&target) {
         // The whole of `base` may be gone with the throw-away upper.
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -103,7 +103,7 @@ fn around_init(
         Err(e) => return Err(Error::new("new pid, ipc, uts, cgroup and network namespaces", e)),
     };
     let guarded = pidfd(init).and_then(|fd| {
-        root.serve().map_err(|e| Error::new("serve the view", e))?;
+        root.serve().map_err(Error::of_root)?;
         attend(init, &fd, channel)
     });
     if guarded.is_err() {

@@ -10,7 +10,7 @@ use args::Caller;
 pub(super) use args::RunArgs as Args;
 use view::View;
 
-use super::error::{Error, warn};
+use super::error::Error;
 use super::layers::Given;
 use super::output::print;
 use crate::overlay::Config;
@@ -27,7 +27,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
 fn try_run(args: &Args) -> Result<ExitCode, Error> {
     let mapping = Mapping::of_caller()?;
     if let Some(warning) = mapping.warning() {
-        warn(warning);
+        log::warn!("{warning}");
     }
     let given = Given {
         lowers: if args.host {
@@ -62,7 +62,7 @@ fn try_run(args: &Args) -> Result<ExitCode, Error> {
     if let Err(e) = std::fs::remove_dir_all(&path)
         && e.kind() != std::io::ErrorKind::NotFound
     {
-        warn(format_args!("{} is left over: {}", path.display(), why(&e)));
+        log::warn!("{} is left over: {}", path.display(), why(&e));
     }
     Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(FAILED)))
 }

@@ -68,17 +68,15 @@ impl View {
         config.hide.push((base.st_dev, base.st_ino));
         Ok(Overlay::new(layers, config)?)
     }
-}
 
-impl Root for View {
-    fn mount(&mut self, target: &Path) -> Result<(), RootError> {
+    fn mount_at(&mut self, target: &Path) -> Result<(), Error> {
         let overlay = Arc::new(self.open()?);
         let mount = Mount::new(target, &Options { allow_other: Some(true), ..Options::default() })?;
         self.session = Some(Session::new(mount, overlay, &Tuning::default())?);
         Ok(())
     }
 
-    fn serve(&mut self) -> Result<(), RootError> {
+    fn serve_in_threads(&mut self) -> Result<(), Error> {
         // Only now: the command must not inherit our limit.
         raise_open_files();
         if let Some(session) = self.session.take() {
@@ -88,7 +86,7 @@ impl Root for View {
         Ok(())
     }
 
-    fn finish(&mut self) -> Result<(), RootError> {
+    fn end(&mut self) -> Result<(), Error> {
         self.session = None;
         let served = match self.served.take() {
             Some((stopper, thread)) => {
@@ -97,14 +95,26 @@ impl Root for View {
             }
             None => Ok(()),
         };
-        let removed = match std::fs::remove_dir_all(&self.base) {
+        match std::fs::remove_dir_all(&self.base) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::new(format!("remove {}: {}", self.base.display(), why(&e))))
+                served.and(Err(Error::new(format!("remove {}: {}", self.base.display(), why(&e)))))
             }
-            _ => Ok(()),
-        };
-        served?;
-        Ok(removed?)
+            _ => served,
+        }
+    }
+}
+
+impl Root for View {
+    fn mount(&mut self, target: &Path) -> Result<(), RootError> {
+        Ok(self.mount_at(target)?)
+    }
+
+    fn serve(&mut self) -> Result<(), RootError> {
+        Ok(self.serve_in_threads()?)
+    }
+
+    fn finish(&mut self) -> Result<(), RootError> {
+        Ok(self.end()?)
     }
 }
 
