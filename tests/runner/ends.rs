@@ -43,7 +43,7 @@ pub(super) fn a_file_that_is_no_program_is_126(p: &Place) {
 pub(super) fn the_runner_failing_is_125(p: &Place) {
     for at in ["mount", "serve", "finish"] {
         let out = p.run(&[&format!("--fail={at}")], &["true"]);
-        assert_eq!((code(&out), &*text(&out.stderr)), (125, &*format!("onlay: {at} the view: no such luck\n")));
+        assert_eq!((code(&out), &*text(&out.stderr)), (125, "onlay: no such luck\n"), "{at}");
         assert_eq!(std::fs::read_to_string(p.base.join("note")).unwrap(), "finished");
         std::fs::remove_file(p.base.join("note")).unwrap();
     }

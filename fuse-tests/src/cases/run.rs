@@ -198,7 +198,8 @@ fn small_root(cx: &Ctx, name: &str) -> Result<String> {
 fn rootfs(cx: &mut Ctx) -> Result<()> {
     let root = small_root(cx, "root")?;
     let run = |script: &str| cx.onlay(&["run", "--rootfs", &root, "--", "sh", "-c", script]);
-    same!(run("id -u; touch /new; rm /bin/rm; ls / | tr '\\n' ' ' 2>/dev/null || ls /")?.stdout.lines().next(), Some("0"));
+    let ran = run("id -u; touch /new; rm /bin/rm; ls / | tr '\\n' ' ' 2>/dev/null || ls /")?;
+    same!(ran.stdout.lines().next(), Some("0"));
     holds!(!run("cat /etc/passwd")?.stdout.contains("root:"), "that is the machine's /etc");
     holds!(!cx.dir.has("root/new")? && cx.dir.has("root/bin/rm")?);
     same!(run("exit 9")?.code, 9);
