@@ -62,9 +62,6 @@ impl Given {
 
     /// Checks everything that can be told without opening it.
     pub(super) fn check(&self, inside: bool) -> Result<Checked, Error> {
-        if self.lowers.is_empty() && self.upper.is_none() {
-            return Err(Error::new("no layer to show").hint("name the layers with --lower DIR, the top one first"));
-        }
         let lowers: Vec<_> = self.lowers.iter().map(|p| Dir::check("lower layer", p)).collect::<Result<_, _>>()?;
         let writable = match (&self.upper, &self.work) {
             (None, None) => None,
@@ -153,7 +150,7 @@ impl Dir {
     }
 
     fn fail(&self, e: rustix::io::Errno) -> Error {
-        Error::new(format!("{} {}: {}", self.what, self.given.display(), why(&e.into())))
+        Error::new(format!("{} {}: {}", self.what, self.given.display(), why(&e)))
     }
 
     fn open(&self, writable: bool) -> Result<Handle, Error> {

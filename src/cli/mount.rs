@@ -12,7 +12,7 @@ use super::error::Error;
 use super::layers::{Opened, prefix_without_upper};
 use super::limits::raise_open_files;
 use super::options::Settings;
-use crate::fuse::{Mount, Session};
+use crate::fuse::{Mount, Mountpoint, Session};
 use crate::overlay::{Config, Overlay};
 
 /// Stack directories and mount the merged view
@@ -69,7 +69,13 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
 }
 
 fn serve(settings: &Settings, mountpoint: &std::path::Path, ready: Option<Ready>) -> Result<ExitCode, Error> {
+    if settings.given.lowers.is_empty() && settings.given.upper.is_none() {
+        return Err(Error::new(format!("no layer to show on {}", mountpoint.display()))
+            .hint("name the layers with --lower DIR, the top one first"));
+    }
     settings.given.refuse_inside(mountpoint)?;
+    // All that can be refused is, before anything is made.
+    let checked = Mountpoint::new(mountpoint)?;
     // The locks live as long as the mount.
     let Opened { layers, locks: _locks, .. } = settings.given.open(false)?;
     let mut options = settings.mount.clone();
@@ -86,9 +92,10 @@ fn serve(settings: &Settings, mountpoint: &std::path::Path, ready: Option<Ready>
     // Before any thread starts, so that all of them leave the signals to the one that waits.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     signals.thread_block().map_err(|e| Error::new(format!("block signals: {e}")))?;
-    let mount = Mount::new(mountpoint, &options)?;
+    let mount = Mount::new(checked, &options)?;
     let session = Session::new(mount, overlay.clone(), &settings.tuning)?;
     let stopper = session.stopper();
+    let served = session.spawn()?;
     if let Some(ready) = ready
         && let Err(e) = ready.tell()
     {
@@ -107,6 +114,8 @@ fn serve(settings: &Settings, mountpoint: &std::path::Path, ready: Option<Ready>
             }
         })
         .map_err(|e| Error::new(format!("start a thread: {e}")))?;
-    session.run()?;
-    Ok(ExitCode::SUCCESS)
+    match served.join() {
+        Ok(done) => Ok(done.map(|()| ExitCode::SUCCESS)?),
+        Err(_) => Err(Error::new("a thread of the daemon panicked; please report it")),
+    }
 }

@@ -84,7 +84,7 @@ fn sync(path: &Path) -> Result<(), Error> {
     let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     match opened.and_then(rustix::fs::syncfs) {
         Ok(()) | Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::ACCESS) => Ok(()),
-        Err(e) => Err(Error::new(format!("sync {}: {}", path.display(), why(&e.into())))
+        Err(e) => Err(Error::new(format!("sync {}: {}", path.display(), why(&e)))
             .hint("it is still mounted, and nothing is lost yet")),
     }
 }

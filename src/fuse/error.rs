@@ -85,6 +85,9 @@ impl Error {
             Self::Helper { said, .. } if said.contains("user_allow_other") => {
                 "leave allow_other away, or let root add user_allow_other to /etc/fuse.conf".into()
             }
+            Self::Helper { .. } => {
+                "choose a directory of your own, or mount inside a user namespace (unshare -rm)".into()
+            }
             Self::Unmount { path, why } if why.raw_os_error() == Some(libc::EBUSY) => {
                 format!("see who uses it with `fuser -vm {}`, or detach it at once with --lazy", path.display())
             }

@@ -12,7 +12,7 @@ mod mountinfo;
 pub mod session;
 
 pub use error::Error;
-pub use mount::{Mount, Options};
+pub use mount::{Mount, Mountpoint, Options};
 pub use mountinfo::type_on;
 pub use session::{Session, Tuning};
 

@@ -57,18 +57,35 @@ pub struct Mount {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct MountId(u64);
 
-impl Mount {
-    /// Mounts on the directory `path`. Nobody answers until a [`Session`](super::Session) is made of it.
+/// A place to mount on, and the means to.
+#[derive(Debug)]
+pub struct Mountpoint {
+    path: PathBuf,
+    device: OwnedFd,
+}
+
+impl Mountpoint {
+    /// Checks the directory `path`, and opens `/dev/fuse`. Nothing has been changed yet.
     ///
     /// # Errors
-    /// No `/dev/fuse` or no permission, a mountpoint that is no directory, a helper that is missing or refuses.
-    pub fn new(path: &Path, options: &Options) -> Result<Self, Error> {
+    /// No `/dev/fuse` or no permission; a mountpoint that is no directory, or has a view mounted already.
+    pub fn new(path: &Path) -> Result<Self, Error> {
         let path = resolve(path)?;
         if type_on(&path).is_ok_and(|kind| kind.is_some_and(|kind| kind == FS_TYPE)) {
             return Err(Error::InUse { path });
         }
         let device = File::options().read(true).write(true).open(DEVICE).map_err(Error::Device)?;
-        let device = match mount_directly(&path, device.into(), options) {
+        Ok(Self { path, device: device.into() })
+    }
+}
+
+impl Mount {
+    /// Mounts. Nobody answers until a [`Session`](super::Session) is made of it.
+    ///
+    /// # Errors
+    /// What mount(2) answers; a helper that is missing or refuses.
+    pub fn new(Mountpoint { path, device }: Mountpoint, options: &Options) -> Result<Self, Error> {
+        let device = match mount_directly(&path, device, options) {
             Ok(device) => device,
             Err(e) if e.raw_os_error() == Some(libc::EPERM) => mount_by_helper(&path, options)?,
             Err(why) => return Err(Error::Mount { path, why }),
@@ -86,13 +103,6 @@ impl Mount {
     /// The connection to the kernel, and what is needed to unmount.
     pub(super) fn split(self) -> (OwnedFd, Unmount) {
         (self.device, Unmount { path: self.path, id: self.id })
-    }
-
-    /// Takes the mount away again, if nobody answers its requests yet.
-    pub fn abandon(self) {
-        let (device, unmount) = self.split();
-        unmount.detach();
-        drop(device);
     }
 }
 

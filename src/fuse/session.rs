@@ -38,7 +38,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Answers the kernel's first request; the mount is usable from here on, as soon as it is [run](Self::run).
+    /// Answers the kernel's first request; the mount is usable from here on, as soon as it is [served](Self::spawn).
     ///
     /// # Errors
     /// The mount is taken away again when the handshake fails.
@@ -63,20 +63,20 @@ impl Session {
         Stopper { unmount: self.unmount.clone() }
     }
 
-    /// Answers until the mount is gone, then syncs the upper layer.
-    ///
-    /// # Errors
-    /// A connection that broke.
-    pub fn run(self) -> Result<(), Error> {
-        self.fuser.run().map_err(Error::Session)
-    }
-
-    /// As [`run`](Self::run), in the background.
+    /// Answers in threads until the mount is gone, then syncs the upper layer; the handle tells how it ended.
     ///
     /// # Errors
     /// No thread could be started.
     pub fn spawn(self) -> Result<JoinHandle<Result<(), Error>>, Error> {
-        std::thread::Builder::new().name("fuse".into()).spawn(|| self.run()).map_err(Error::Session)
+        let path = self.unmount.path().to_owned();
+        let serve = || self.fuser.run().map_err(Error::Session);
+        let thread = std::thread::Builder::new().name("fuse".into()).spawn(serve).map_err(Error::Session)?;
+        // Until the kernel has asked for the root's attributes once, it takes uid 0 for its owner, and would refuse a
+        // chmod of the root as the very first call.
+        if let Err(e) = std::fs::metadata(&path) {
+            log::debug!("{}: {e}", path.display());
+        }
+        Ok(thread)
     }
 }
 

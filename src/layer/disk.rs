@@ -72,7 +72,7 @@ impl Object {
     }
 
     /// Runs `f` again with the owner bits `bits` lent to `name`, if it is ours and lacks them.
-    fn lend<T>(&self, name: &[u8], bits: u32, f: impl Fn() -> Result<T>) -> Result<T> {
+    fn lend<T>(&self, name: &[u8], bits: u32, f: impl FnOnce() -> Result<T>) -> Result<T> {
         let st = self.stat(name)?;
         let ours = st.uid == rustix::process::geteuid().as_raw();
         if !self.writable || !ours || st.kind == Kind::Symlink || st.mode & bits == bits {
@@ -251,7 +251,12 @@ impl Object {
 
     pub(super) fn getxattr(&self, name: &[u8], attr: &[u8]) -> Result<Option<Vec<u8>>> {
         let mut buf = [0; 256];
-        let read = |buf: &mut [u8]| sys::xattr_at::get(self.fd(), name, attr, buf);
+        let get = |buf: &mut [u8]| sys::xattr_at::get(self.fd(), name, attr, buf);
+        let read = |buf: &mut [u8]| match get(buf) {
+            // A user.* attribute wants the read bit.
+            Err(Errno::ACCESS) => self.lend(name, 0o400, || get(buf)),
+            r => r,
+        };
         match read(&mut buf) {
             Ok(n) => Ok(Some(buf[..n].to_vec())),
             Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),

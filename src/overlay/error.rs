@@ -36,7 +36,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)?;
         match self.why {
-            Some(why) => write!(f, ": {}", vocab::why(&why.into())),
+            Some(why) => write!(f, ": {}", vocab::why(&why)),
             None => Ok(()),
         }
     }

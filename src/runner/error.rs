@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use super::RootError;
+use crate::vocab;
 
 /// Exit code of a failure of the runner itself.
 pub(super) const RUNNER_FAILED: u8 = 125;
@@ -23,7 +24,7 @@ pub struct Error {
 impl Error {
     /// A failure of the runner: the thing and the cause.
     pub(super) fn new(what: impl Display, cause: impl Display) -> Self {
-        Self { text: format!("{what}: {cause}"), hint: None, code: RUNNER_FAILED }
+        Self { text: format!("{what}: {}", vocab::why(&cause)), hint: None, code: RUNNER_FAILED }
     }
 
     /// What the root said.

@@ -213,6 +213,8 @@ fn try_become(spec: &Spec, channel: &Channel, origin: &Origin) -> Result<std::co
         let Err(e) = execve(path, &words, &env);
         match e {
             Errno::ENOENT | Errno::ENOTDIR => {}
+            // Of a directory of PATH that may not be searched, nobody knows what is in it.
+            Errno::EACCES if rustix::fs::access(path.as_c_str(), rustix::fs::Access::EXISTS).is_err() => {}
             Errno::EACCES => why = e,
             e => {
                 why = e;
@@ -227,13 +229,19 @@ fn not_executed(command: &OsStr, why: Errno) -> Error {
     let what = format!("exec: {command:?}");
     match why {
         Errno::ENOENT | Errno::ENOTDIR if command.as_bytes().contains(&b'/') => {
-            Error::new(what, "no such file or directory inside").coded(NOT_FOUND)
+            Error::new(what, "no such file or directory inside").coded(NOT_FOUND).hinted(
+                "names are looked up in the view, not on this machine; a script needs its #! program there, too",
+            )
         }
-        Errno::ENOENT | Errno::ENOTDIR => Error::new(what, "executable file not found in $PATH").coded(NOT_FOUND),
+        Errno::ENOENT | Errno::ENOTDIR => Error::new(what, "executable file not found in $PATH")
+            .coded(NOT_FOUND)
+            .hinted("it is looked up in the view; --env PATH=DIR:DIR says where"),
         Errno::ENOEXEC => Error::new(what, "exec format error")
             .coded(NOT_EXECUTABLE)
             .hinted("not a program of this architecture, or a script without a #! line"),
-        Errno::EACCES => Error::new(what, "permission denied").coded(NOT_EXECUTABLE),
+        Errno::EACCES => Error::new(what, "permission denied")
+            .coded(NOT_EXECUTABLE)
+            .hinted("it is no program, or lacks the permission bit to be run: chmod +x"),
         e => Error::new(what, e.desc()).coded(if e == Errno::ENOMEM { RUNNER_FAILED } else { NOT_EXECUTABLE }),
     }
 }

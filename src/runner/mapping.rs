@@ -38,12 +38,11 @@ pub struct Mapping {
     gids: Vec<Range>,
     writer: Writer,
     setgroups: bool,
-    warning: Option<String>,
 }
 
 impl Mapping {
     /// The best map the caller can have: root maps every id to itself; a user maps root to itself and the ids from 1
-    /// on to the subordinate ranges; without ranges, or without the tools, only root is there.
+    /// on to the subordinate ranges; without ranges, only root is there.
     ///
     /// # Errors
     /// `/proc`, `/etc/subuid` or `/etc/subgid` is there but cannot be read.
@@ -54,31 +53,25 @@ impl Mapping {
             let gids = identity(&read(Path::new("/proc/self/gid_map"))?);
             // Denied once, it is denied in every user namespace below.
             let setgroups = read(Path::new("/proc/self/setgroups"))?.trim() != "deny";
-            return Ok(Self { uids, gids, writer: Writer::Privileged, setgroups, warning: None });
+            return Ok(Self { uids, gids, writer: Writer::Privileged, setgroups });
         }
         let name = User::from_uid(uid).ok().flatten().map(|u| u.name);
         let subuid = read(Path::new("/etc/subuid"))?;
         let subgid = read(Path::new("/etc/subgid"))?;
-        let tools = on_path("newuidmap") && on_path("newgidmap");
-        Ok(Self::of_user((uid.as_raw(), gid.as_raw()), name.as_deref(), (&subuid, &subgid), tools))
+        Ok(Self::of_user((uid.as_raw(), gid.as_raw()), name.as_deref(), (&subuid, &subgid)))
     }
 
     /// The map of one ordinary user, by the text of subuid(5) and subgid(5).
-    fn of_user((uid, gid): (u32, u32), name: Option<&str>, (subuid, subgid): (&str, &str), tools: bool) -> Self {
+    fn of_user((uid, gid): (u32, u32), name: Option<&str>, (subuid, subgid): (&str, &str)) -> Self {
         let (uids, gids) = (granted(subuid, name, uid), granted(subgid, name, uid));
         let own = |id| Range { inside: 0, outside: id, count: 1 };
-        if uids.is_empty() || gids.is_empty() || !tools {
-            let warning = (!uids.is_empty() && !gids.is_empty()).then(|| {
-                "newuidmap and newgidmap are not installed (package uidmap): \
-                 the subordinate ids of /etc/subuid stay unused and only one user exists inside"
-                    .to_owned()
-            });
+        if uids.is_empty() || gids.is_empty() {
             let (uids, gids) = (vec![own(uid)], vec![own(gid)]);
-            return Self { uids, gids, writer: Writer::Single, setgroups: false, warning };
+            return Self { uids, gids, writer: Writer::Single, setgroups: false };
         }
         let uids = std::iter::once(own(uid)).chain(uids).collect();
         let gids = std::iter::once(own(gid)).chain(gids).collect();
-        Self { uids, gids, writer: Writer::Tools, setgroups: true, warning: None }
+        Self { uids, gids, writer: Writer::Tools, setgroups: true }
     }
 
     /// The user ids.
@@ -104,11 +97,6 @@ impl Mapping {
     /// Whether group `id` is there inside.
     pub(super) fn has_group(&self, id: u32) -> bool {
         self.gids.iter().any(|r| id >= r.inside && id - r.inside < r.count)
-    }
-
-    /// Why the map is less than it could be, if the user can do something about it.
-    pub fn warning(&self) -> Option<&str> {
-        self.warning.as_deref()
     }
 
     /// Writes the maps of the user namespace that process `pid` has just made. In the parent: its ids are still those
@@ -182,11 +170,6 @@ fn granted(text: &str, name: Option<&str>, uid: u32) -> Vec<Range> {
     ranges
 }
 
-fn on_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|dir| rustix::fs::access(dir.join(program), rustix::fs::Access::EXEC_OK).is_ok())
-}
-
 fn tool(program: &str, pid: Pid, ranges: &[Range], grants: &str) -> Result<(), Error> {
     let mut command = Command::new(program);
     command.arg(pid.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
@@ -229,24 +212,18 @@ mod tests {
     fn ranges_follow_one_another_by_name_and_by_number() {
         let subuid = "other:1:5\nann:100000:65536\n1001:300000:10\nbad:x:y\nann:7\nann:500000:0\n";
         let subgid = "ann:200000:65536\n";
-        let m = Mapping::of_user((1001, 1002), Some("ann"), (subuid, subgid), true);
+        let m = Mapping::of_user((1001, 1002), Some("ann"), (subuid, subgid));
         assert_eq!(m.uids(), [r(0, 1001, 1), r(1, 100_000, 65536), r(65537, 300_000, 10)]);
         assert_eq!(m.gids(), [r(0, 1002, 1), r(1, 200_000, 65536)]);
-        assert!(!m.is_single() && m.has_setgroups() && m.warning().is_none());
+        assert!(!m.is_single() && m.has_setgroups());
         assert!(m.has_group(5) && m.has_group(65536) && !m.has_group(65537));
     }
 
     #[test]
-    fn without_a_range_one_id_and_no_warning() {
-        let m = Mapping::of_user((1003, 1003), Some("bob"), ("ann:1:2\n", ""), true);
+    fn without_a_range_one_id() {
+        let m = Mapping::of_user((1003, 1003), Some("bob"), ("ann:1:2\n", ""));
         assert_eq!((m.uids(), m.gids()), (&[r(0, 1003, 1)][..], &[r(0, 1003, 1)][..]));
-        assert!(m.is_single() && !m.has_setgroups() && m.warning().is_none() && !m.has_group(5));
-    }
-
-    #[test]
-    fn without_the_tools_one_id_and_a_warning() {
-        let m = Mapping::of_user((1001, 1001), None, ("1001:1:2\n", "1001:1:2\n"), false);
-        assert!(m.is_single() && m.warning().is_some_and(|w| w.contains("uidmap")));
+        assert!(m.is_single() && !m.has_setgroups() && !m.has_group(5));
     }
 
     #[test]

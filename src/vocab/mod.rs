@@ -12,7 +12,7 @@ pub use rustix::io::Errno;
 pub type Result<T> = std::result::Result<T, Errno>;
 
 /// An error's words for a user: without the number that Rust adds ("(os error 2)").
-pub fn why(e: &std::io::Error) -> String {
+pub fn why(e: &dyn std::fmt::Display) -> String {
     let words = e.to_string();
     words.split(" (os error").next().unwrap_or(&words).to_owned()
 }

@@ -26,9 +26,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
 
 fn try_run(args: &Args) -> Result<ExitCode, Error> {
     let mapping = Mapping::of_caller()?;
-    if let Some(warning) = mapping.warning() {
-        log::warn!("{warning}");
-    }
     let given = Given {
         lowers: if args.host {
             vec!["/".into()]

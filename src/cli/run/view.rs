@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::cli::error::Error;
 use crate::cli::layers::{Given, Opened};
 use crate::cli::limits::raise_open_files;
-use crate::fuse::{self, Mount, Options, Session, Tuning};
+use crate::fuse::{self, Mount, Mountpoint, Options, Session, Tuning};
 use crate::overlay::{Config, Overlay};
 use crate::runner::{Root, RootError};
 use crate::vocab::why;
@@ -63,15 +63,16 @@ impl View {
         self.opened = locks;
         let mut config = self.config.clone();
         config.hide.extend(writable);
-        let base = rustix::fs::stat(&self.base)
-            .map_err(|e| Error::new(format!("{}: {}", self.base.display(), why(&e.into()))))?;
+        let base =
+            rustix::fs::stat(&self.base).map_err(|e| Error::new(format!("{}: {}", self.base.display(), why(&e))))?;
         config.hide.push((base.st_dev, base.st_ino));
         Ok(Overlay::new(layers, config)?)
     }
 
     fn mount_at(&mut self, target: &Path) -> Result<(), Error> {
+        let mountpoint = Mountpoint::new(target)?;
         let overlay = Arc::new(self.open()?);
-        let mount = Mount::new(target, &Options { allow_other: Some(true), ..Options::default() })?;
+        let mount = Mount::new(mountpoint, &Options { allow_other: Some(true), ..Options::default() })?;
         self.session = Some(Session::new(mount, overlay, &Tuning::default())?);
         Ok(())
     }
