@@ -67,12 +67,24 @@ enum One {
         #[arg(long)]
         onlay: PathBuf,
     },
+    /// Print the manifest of a tree, as seen in a view: path, tab, what it is, NUL.
+    #[command(hide = true)]
+    Manifest { tree: PathBuf },
 }
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
-    if let Some(One::One { name, fs, user, dir, onlay }) = args.one {
-        return one(&name, fs, user, dir, onlay);
+    match args.one {
+        Some(One::One { name, fs, user, dir, onlay }) => return one(&name, fs, user, dir, onlay),
+        Some(One::Manifest { tree }) => {
+            use std::io::Write as _;
+            let mut out = std::io::stdout().lock();
+            for (path, line) in manifest::Manifest::of(&tree, manifest::What::VIEW)?.iter() {
+                write!(out, "{}\t{line}\0", path.display())?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        None => {}
     }
     let all = |given: &[Fs]| if given.is_empty() { vec![Fs::Plain, Fs::Overlayfs, Fs::Onlay] } else { given.to_vec() };
     let users = if args.user.is_empty() {

@@ -227,7 +227,8 @@ impl Site {
         }
         words.push(self.exe.display().to_string());
         let mut cmd = Command::new(&words[0]);
-        cmd.args(&words[1..]);
+        // Nobody else's directories: one that may not be searched changes what "not found" is called.
+        cmd.args(&words[1..]).env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
         Ok(Ok(cmd))
     }
 }

@@ -45,17 +45,19 @@ fn refused(cx: &Ctx, lowers: &[&str], upper: &str, work: &str, at: &str, what: &
         }
     }
     args.push(path(at));
-    let before = listing(cx)?;
+    let (mounts, before) = (mounts_below(&cx.dir.0)?, listing(cx)?);
     let out = cx.onlay(&args)?;
     is_clear(&out, &path(what)).map_err(|e| e.context(format!("{args:?}")))?;
-    same!(listing(cx)?, before);
+    same!(mounts_below(&cx.dir.0)?, mounts);
+    let new: Vec<_> = listing(cx)?.into_iter().filter(|l| !before.contains(l)).collect();
+    holds!(new.is_empty(), "half-made by {args:?}: {new:?}");
     Ok(())
 }
 
-/// Mounts, and every path of the case's directory.
-fn listing(cx: &Ctx) -> Result<(usize, String)> {
+/// Every path of the case's directory.
+fn listing(cx: &Ctx) -> Result<Vec<String>> {
     let find = Out::of(Command::new("find").arg(&cx.dir.0).arg("-xdev"))?;
-    Ok((mounts_below(&cx.dir.0)?.len(), find.stdout))
+    Ok(find.stdout.lines().map(str::to_owned).collect())
 }
 
 fn dirs(cx: &Ctx) -> Result<()> {
@@ -137,7 +139,9 @@ fn upper_in_use(cx: &mut Ctx) -> Result<()> {
 }
 
 fn no_layers(cx: &mut Ctx) -> Result<()> {
-    refused(cx, &[], "", "", "mnt", "").map_err(|e| e.context("no layer at all"))
+    is_clear(&cx.onlay(&["mount", &cx.m.0.display().to_string()])?, "no layer")?;
+    same!(mounts_below(&cx.dir.0)?.len(), 0);
+    Ok(())
 }
 
 fn work_missing(cx: &mut Ctx) -> Result<()> {

@@ -176,8 +176,9 @@ fn owners_are_remembered(cx: &mut Ctx) -> Result<()> {
     with_upper(cx, "touch /etc/a /etc/b; mkdir /etc/c; chown 33:44 /etc/a; chown 1000:5 /etc/c; chown 7 /etc/hostname; \
                     ln -s x /etc/l; chown -h 12:13 /etc/l; chmod 4755 /etc/a")?;
     let seen = with_upper(cx, "stat -c '%n %u:%g %a' /etc/a /etc/b /etc/c /etc/l /etc/hostname")?;
-    let want = "/etc/a 33:44 4755\n/etc/b 0:0 644\n/etc/c 1000:5 755\n/etc/l 12:13 777\n/etc/hostname 7:0 644";
-    same!(seen, want);
+    let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata("/etc/hostname")?) & 0o7777;
+    let want = "/etc/a 33:44 4755\n/etc/b 0:0 644\n/etc/c 1000:5 755\n/etc/l 12:13 777\n/etc/hostname 7:0";
+    same!(seen, format!("{want} {mode:o}"));
     Ok(())
 }
 
@@ -198,8 +199,7 @@ fn small_root(cx: &Ctx, name: &str) -> Result<String> {
 fn rootfs(cx: &mut Ctx) -> Result<()> {
     let root = small_root(cx, "root")?;
     let run = |script: &str| cx.onlay(&["run", "--rootfs", &root, "--", "sh", "-c", script]);
-    let ran = run("id -u; touch /new; rm /bin/rm; ls / | tr '\\n' ' ' 2>/dev/null || ls /")?;
-    same!(ran.stdout.lines().next(), Some("0"));
+    same!(run("id -u; touch /new; rm /bin/rm")?.ok()?.stdout, "0\n");
     holds!(!run("cat /etc/passwd")?.stdout.contains("root:"), "that is the machine's /etc");
     holds!(!cx.dir.has("root/new")? && cx.dir.has("root/bin/rm")?);
     same!(run("exit 9")?.code, 9);

@@ -1,0 +1,153 @@
+//! A Debian root with real programs in the merged view, as root and as an ordinary user.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result};
+
+use crate::case::{User, skip};
+use crate::ctx::{Ctx, Out};
+use crate::tree::{cases, holds, same};
+
+cases!("real_system": debian.onlay().by(&[User::Root, User::Ordinary]).slow(1500));
+
+/// Where a base system is kept, if somebody made the place: run-all does.
+const CACHE: &str = "/var/cache/onlay-tests";
+/// No more than this may be new: the packages and what they unpack.
+const BOUND: u64 = 1_500_000_000;
+const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+fn debian(cx: &mut Ctx) -> Result<()> {
+    let root = unpack(cx, &base(cx)?)?;
+    let before = manifest(cx, &root)?;
+    holds!(before.len() > 3000, "only {} files in the base system", before.len());
+
+    let (http, redis) = if cx.user == User::Root { ("18080", "16379") } else { ("18081", "16380") };
+    let stdin = File::open(AUTHORITIES).or_else(|_| File::open("/dev/null"))?;
+    let mut cmd = Command::new(cx.binary());
+    cmd.args(["run", "--lower"]).arg(&root).arg("--upper").arg(&cx.upper.0).arg("--work").arg(&cx.work.0);
+    cmd.args(["--network", "host", "--env", &format!("HTTP={http}"), "--env", &format!("REDIS={redis}")]);
+    for name in ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"] {
+        if std::env::var_os(name).is_some() {
+            cmd.args(["--env", name]);
+        }
+    }
+    cmd.args(["--", "bash", "-euc", include_str!("real_system.sh")]);
+    let out = cmd.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/").spawn()?.wait_with_output()?;
+    let (said, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    let good = out.status.success() && said.ends_with("all is well\n");
+
+    let after = manifest(cx, &root)?;
+    let changed: Vec<_> = before.iter().filter(|(p, l)| after.get(*p) != Some(l)).map(|(p, _)| p).collect();
+    holds!(changed.is_empty() && after.len() == before.len(), "the lower layer was changed: {changed:?}");
+    holds!(good, "{}:\n{}\n{}", out.status, tail(&said, 30), tail(&errors, 30));
+    only_the_difference(cx, &before)
+}
+
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all[all.len().saturating_sub(lines)..].join("\n")
+}
+
+/// Nothing in the upper is what the lower has as well.
+fn only_the_difference(cx: &Ctx, lower: &BTreeMap<String, String>) -> Result<()> {
+    let upper = manifest(cx, &cx.upper.0)?;
+    holds!(upper.contains_key("usr/local/bin/hello") && upper.contains_key("usr/bin/git"), "the upper lacks what is new");
+    // Directories are there for what is in them.
+    let same: Vec<_> = upper.iter().filter(|(p, l)| !l.starts_with('4') && lower.get(*p) == Some(l)).collect();
+    holds!(same.is_empty(), "{} unchanged files in the upper: {:?}", same.len(), &same[..same.len().min(5)]);
+    let du = in_range(cx, "du").args(["-sb"]).arg(&cx.upper.0).output()?;
+    let text = String::from_utf8_lossy(&du.stdout);
+    let bytes: u64 = text.split_whitespace().next().context("du says nothing")?.parse()?;
+    holds!((50_000_000..BOUND).contains(&bytes), "{bytes} bytes in the upper");
+    let diff = in_range(cx, &cx.binary().display().to_string()).arg("diff").arg(&cx.upper.0).output()?;
+    let diff = String::from_utf8_lossy(&diff.stdout);
+    holds!(diff.contains("A /usr/bin/git\n"), "onlay diff does not know of git");
+    holds!(diff.contains("C /var/lib/dpkg/status\n") || diff.contains("A /var/lib/dpkg/status\n"));
+    Ok(())
+}
+
+/// A command that may see all of the user's range.
+fn in_range(cx: &Ctx, program: &str) -> Command {
+    if cx.user == User::Root {
+        return Command::new(program);
+    }
+    let mut cmd = Command::new("unshare");
+    cmd.args(["--map-auto", "--map-root-user", "--setuid", "0", "--setgid", "0", "--", program]);
+    cmd
+}
+
+/// The tree's manifest, made by this binary where all of it can be read.
+fn manifest(cx: &Ctx, tree: &Path) -> Result<BTreeMap<String, String>> {
+    let me = std::env::current_exe()?.display().to_string();
+    let out = Out::of(in_range(cx, &me).arg("manifest").arg(tree))?.ok().context("manifest")?;
+    let pairs = out.stdout.split('\0').filter_map(|l| l.split_once('\t'));
+    Ok(pairs.map(|(p, l)| (p.to_owned(), l.to_owned())).collect())
+}
+
+/// The machine's own release.
+fn suite() -> Result<String> {
+    let release = fs::read_to_string("/etc/os-release")?;
+    let debian = release.lines().any(|l| l == "ID=debian");
+    let name = release.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME="));
+    name.filter(|_| debian).map(str::to_owned).ok_or_else(|| skip("the machine is no Debian with a name: no mirrors to take"))
+}
+
+/// Files of `/etc/apt/NAME.d` and `/etc/apt/NAME` itself that hold something.
+fn apt_files(name: &str, keep: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+    let mut files = vec![PathBuf::from(format!("/etc/apt/{name}"))];
+    if let Ok(entries) = fs::read_dir(format!("/etc/apt/{name}.d")) {
+        for entry in entries {
+            files.push(entry?.path());
+        }
+    }
+    files.sort();
+    files.retain(|f| fs::read_to_string(f).is_ok_and(|text| keep(&text)));
+    Ok(files)
+}
+
+/// A bare system as a tar file, made with the machine's own mirrors, proxies and keys.
+fn base(cx: &Ctx) -> Result<PathBuf> {
+    let suite = suite()?;
+    let cache = Path::new(CACHE);
+    let place = if cache.is_dir() { cache.to_path_buf() } else { cx.dir.0.clone() };
+    let tar = place.join(format!("{suite}-{}.tar", nix::unistd::getuid()));
+    if tar.exists() {
+        return Ok(tar);
+    }
+    let sources = apt_files("sources.list", |text| !text.trim().is_empty())?;
+    let sources = sources.into_iter().filter(|f| f.extension().is_some_and(|e| e == "list" || e == "sources"));
+    let mode = if cx.user == User::Root { "--mode=root" } else { "--mode=unshare" };
+    let mut cmd = Command::new("mmdebstrap");
+    cmd.args([mode, "--variant=minbase"]).env("TMPDIR", "/var/tmp");
+    for file in apt_files("apt.conf", |text| text.contains("Acquire::"))? {
+        let mut option = std::ffi::OsString::from("--aptopt=");
+        option.push(file);
+        cmd.arg(option);
+    }
+    let fresh = tar.with_extension(format!("{}.tar", std::process::id()));
+    cmd.arg(&suite).arg(&fresh).args(sources);
+    let out = match Out::of(&mut cmd) {
+        Ok(out) => out,
+        Err(_) => return Err(skip("there is no mmdebstrap")),
+    };
+    if out.code != 0 {
+        return Err(skip(format!("mmdebstrap can't make a base system: {}", tail(&out.stderr, 5))));
+    }
+    fs::rename(&fresh, &tar)?;
+    Ok(tar)
+}
+
+/// The base system as a directory, with the right owners.
+fn unpack(cx: &Ctx, tar: &Path) -> Result<PathBuf> {
+    let root = cx.dir.p("root");
+    fs::create_dir(&root)?;
+    let mut cmd = in_range(cx, "tar");
+    // Devices can't be made in a user namespace, and the view has its own.
+    cmd.args(["--numeric-owner", "--xattrs", "--xattrs-include=*", "--exclude=./dev/*", "-xpf"]);
+    Out::of(cmd.arg(tar).arg("-C").arg(&root))?.ok().context("unpack")?;
+    same!(root.join("etc/debian_version").exists(), true);
+    Ok(root)
+}
