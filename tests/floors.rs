@@ -277,7 +277,7 @@ fn what_is_allowed_is_not_caught() {
         (&["fuse"], "use fuser::Session; use crate::overlay::Overlay;"),
         (&["cli", "run"], "use clap::Parser; use crate::{fuse::Mount, runner::Spec}; fn f() { g!(crate::overlay::x()) }"),
         (&["sys", "fd"], "pub fn f() { unsafe { g() } }"),
-        (&["overlay"], "/// As [`crate::fuse`] wants it, not unsafe.\nfn f() { println!(\"say \\\"unsafe\\\" crate::cli\", clap); }"),
+        (&["overlay"], "/// As [`crate::fuse`] wants it, not unsafe.\nfn f() { println!(\"say \\\"unsafe\\\" crate::cli\", x); }"),
     ] {
         let complaints = inspect(module, source);
         assert!(complaints.is_empty(), "{source}: {complaints:?}");
