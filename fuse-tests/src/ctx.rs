@@ -33,7 +33,6 @@ pub(crate) struct Ctx {
     lowers: Vec<Tree>,
     before: Option<Vec<Manifest>>,
     mounted: bool,
-    options: Vec<String>,
     onlay: PathBuf,
 }
 
@@ -81,7 +80,6 @@ impl Ctx {
             lowers: Vec::new(),
             before: None,
             mounted: false,
-            options: Vec::new(),
             onlay,
         })
     }
@@ -103,11 +101,6 @@ impl Ctx {
         let tree = Tree(self.dir.p(&name));
         self.lowers.push(tree.clone());
         Ok(tree)
-    }
-
-    /// Options for `onlay mount` from now on.
-    pub(crate) fn options(&mut self, options: &[&str]) {
-        self.options = options.iter().map(|s| (*s).to_owned()).collect();
     }
 
     /// Mounts the layers; the lowers are on record from now on.
@@ -147,7 +140,6 @@ impl Ctx {
             args.extend(["--lower".to_owned(), text(&lower.0)]);
         }
         args.extend(["--upper".to_owned(), text(&self.upper.0), "--work".to_owned(), text(&self.work.0)]);
-        args.extend(self.options.iter().cloned());
         args.push(text(&self.m.0));
         args
     }

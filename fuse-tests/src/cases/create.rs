@@ -14,8 +14,8 @@ use crate::tree::{cases, fails, holds, same};
 cases!("create":
     new_file, exclusive, over_whiteout, in_lower_directory, trunc_flag, append_flag, directory_flags, read_only_fd,
     write_without_read_permission, mode_of_new_file, o_tmpfile,
-    o_path.kernel_deviates_rootless("EXDEV for a directory of a lower: no redirect with userxattr"), owner_of_new_file.privileged(),
-    storm, reopen_through_proc,
+    o_path.kernel_deviates_rootless("EXDEV for a directory of a lower: no redirect with userxattr"),
+    owner_of_new_file.privileged(), storm, reopen_through_proc,
 );
 
 fn new_file(cx: &mut Ctx) -> Result<()> {

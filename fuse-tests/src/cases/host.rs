@@ -40,7 +40,8 @@ fn untouched(cx: &mut Ctx) -> Result<()> {
     unchanged(&before)?;
     out.ok()?;
     // And it did happen inside.
-    let script = "rm -rf /etc/hostname /usr/share/doc; echo x > /etc/motd; cat /etc/motd; ls /usr/share/doc /etc/hostname";
+    let script = "rm -rf /etc/hostname /usr/share/doc; echo x > /etc/motd; cat /etc/motd; \
+                  ls /usr/share/doc /etc/hostname";
     let out = host(cx, script)?;
     unchanged(&before)?;
     same!(out.stdout, "x\n");
@@ -79,7 +80,8 @@ fn view_of_itself(cx: &mut Ctx) -> Result<()> {
 
 fn packages(cx: &mut Ctx) -> Result<()> {
     // Removing a package by its own tools, as one would try it out.
-    let out = host(cx, "dpkg --version > /dev/null || exit 3; rm -rf /var/lib/dpkg; dpkg -l 2>&1 | head -1; echo done")?;
+    let script = "dpkg --version > /dev/null || exit 3; rm -rf /var/lib/dpkg; dpkg -l 2>&1 | head -1; echo done";
+    let out = host(cx, script)?;
     if out.code == 3 {
         return Err(crate::case::skip("no dpkg here"));
     }
@@ -88,7 +90,8 @@ fn packages(cx: &mut Ctx) -> Result<()> {
 }
 
 fn other_users_files(cx: &mut Ctx) -> Result<()> {
-    let out = host(cx, "stat -c %u /etc/shadow /usr/bin/sh; ls /root 2>&1; rm -f /usr/bin/sh; test -e /usr/bin/sh || echo gone")?;
+    let script = "stat -c %u /etc/shadow /usr/bin/sh; ls /root 2>&1; rm -f /usr/bin/sh; test -e /usr/bin/sh || echo gone";
+    let out = host(cx, script)?;
     let words: Vec<&str> = out.stdout.split_whitespace().collect();
     holds!(words.starts_with(&["0", "0"]) && words.ends_with(&["gone"]), "{out:?}");
     holds!(Path::new("/usr/bin/sh").exists());
@@ -100,7 +103,8 @@ fn own_home(cx: &mut Ctx) -> Result<()> {
     std::fs::create_dir(&home)?;
     std::fs::write(home.join("f"), "mine")?;
     let h = home.display();
-    same!(host(cx, &format!("cat {h}/f; echo new > {h}/f; cat {h}/f; rm -rf {h}; ls {h} 2>/dev/null"))?.stdout, "minenew\n");
+    let script = format!("cat {h}/f; echo new > {h}/f; cat {h}/f; rm -rf {h}; ls {h} 2>/dev/null");
+    same!(host(cx, &script)?.stdout, "minenew\n");
     same!(std::fs::read_to_string(home.join("f"))?, "mine");
     Ok(())
 }

@@ -8,8 +8,10 @@ use rustix::fs::{AtFlags, CWD, linkat};
 use crate::ctx::Ctx;
 use crate::tree::{cases, fails, holds, same};
 
-cases!("link": new_file,
-    lower_file.kernel_deviates_rootless("hard links break at copy-up: no index"), refused, of_a_symlink, over_whiteout, of_an_open_file, moves_ctime);
+cases!("link":
+    new_file, lower_file.kernel_deviates_rootless("hard links break at copy-up: no index"), refused, of_a_symlink,
+    over_whiteout, of_an_open_file, moves_ctime,
+);
 
 fn new_file(cx: &mut Ctx) -> Result<()> {
     let m = cx.mount()?;

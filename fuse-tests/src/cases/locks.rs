@@ -8,7 +8,8 @@ use crate::ctx::Ctx;
 use crate::sys::in_child;
 use crate::tree::{cases, fails, same};
 
-cases!("locks": flock_excludes, posix_excludes_other_process, ranges, released_on_close, open_file_description, on_lower,
+cases!("locks":
+    flock_excludes, posix_excludes_other_process, ranges, released_on_close, open_file_description, on_lower,
 );
 
 fn flock_excludes(cx: &mut Ctx) -> Result<()> {

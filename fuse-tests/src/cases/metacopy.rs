@@ -11,7 +11,8 @@ use crate::tree::{Tree, cases, holds, same};
 const NOT_ROOTLESS: &str = "no metacopy with userxattr";
 
 cases!("metacopy":
-    metadata_only.union().kernel_deviates_rootless(NOT_ROOTLESS), then_data.union().kernel_deviates_rootless(NOT_ROOTLESS),
+    metadata_only.union().kernel_deviates_rootless(NOT_ROOTLESS),
+    then_data.union().kernel_deviates_rootless(NOT_ROOTLESS),
     renamed_far.union().kernel_deviates_rootless(NOT_ROOTLESS), truncated, in_lower_layer.union().by(&[User::Root]),
     linked, size_and_blocks,
 );

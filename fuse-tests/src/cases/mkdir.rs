@@ -8,8 +8,11 @@ use crate::case::Fs;
 use crate::ctx::Ctx;
 use crate::tree::{cases, fails, holds, same};
 
-cases!("mkdir": nested, over_whiteout_is_opaque, refused, modes, nlink, in_moved_directory
-    .kernel_deviates_rootless("EXDEV for a directory of a lower: no redirect with userxattr"), over_removed_file.union());
+cases!("mkdir":
+    nested, over_whiteout_is_opaque, refused, modes, nlink,
+    in_moved_directory.kernel_deviates_rootless("EXDEV for a directory of a lower: no redirect with userxattr"),
+    over_removed_file.union(),
+);
 
 fn nested(cx: &mut Ctx) -> Result<()> {
     cx.lower()?.dir("low")?;

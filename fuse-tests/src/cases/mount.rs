@@ -12,10 +12,11 @@ use crate::ctx::{Ctx, daemons, mounts_below};
 use crate::tree::{Tree, cases, fails, holds, same};
 
 cases!("mount":
-    lets_go_of_stdio.onlay(), dash_o.onlay(), escapes.onlay(), first_lower_is_top.onlay(), read_only_without_upper.onlay(),
-    foreground.onlay(), over_parent_of_layers.onlay(), relative_paths.onlay(), layer_roots_may_be_symlinks.onlay(),
-    quick_loops.onlay(), newer_mount_survives.onlay(), work_leftovers.onlay(), layer_changes_meanwhile.onlay(),
-    shared_lower.onlay(), at_once_usable.onlay(), upper_only.onlay(), spaces_in_paths.onlay(),
+    lets_go_of_stdio.onlay(), dash_o.onlay(), escapes.onlay(), first_lower_is_top.onlay(),
+    read_only_without_upper.onlay(), foreground.onlay(), over_parent_of_layers.onlay(), relative_paths.onlay(),
+    layer_roots_may_be_symlinks.onlay(), quick_loops.onlay(), newer_mount_survives.onlay(), work_leftovers.onlay(),
+    layer_changes_meanwhile.onlay(), shared_lower.onlay(), at_once_usable.onlay(), upper_only.onlay(),
+    spaces_in_paths.onlay(),
 );
 
 fn text(t: &Tree, name: &str) -> String {

@@ -11,8 +11,8 @@ use crate::sys::Map;
 use crate::tree::{cases, fails, holds, same};
 
 cases!("read_write":
-    beyond_the_end, big_file, random_against_plain, random_on_lower_file, two_writers, reader_sees_writer
-        .kernel_deviates("a file opened for reading before copy-up stays the lower one"),
+    beyond_the_end, big_file, random_against_plain, random_on_lower_file, two_writers,
+    reader_sees_writer.kernel_deviates("a file opened for reading before copy-up stays the lower one"),
     fsync_and_fdatasync, setuid_goes_on_write.privileged(), zero_bytes, positioned, o_direct, splice_out,
 );
 

@@ -11,8 +11,8 @@ use crate::ctx::Ctx;
 use crate::tree::{cases, holds, raw_entries, same};
 
 cases!("readdir":
-    dots, types, d_ino_is_st_ino, rewind_shows_new, seek_to_each_cookie, ten_thousand, while_removing, removed_while_open,
-    made_while_open, no_duplicates_after_rename, empty_after_whiteouts, permission.privileged(),
+    dots, types, d_ino_is_st_ino, rewind_shows_new, seek_to_each_cookie, ten_thousand, while_removing,
+    removed_while_open, made_while_open, no_duplicates_after_rename, empty_after_whiteouts, permission.privileged(),
 );
 
 fn dots(cx: &mut Ctx) -> Result<()> {

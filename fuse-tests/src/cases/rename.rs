@@ -17,9 +17,9 @@ cases!("rename":
     nested_directories.kernel_deviates_rootless(NO_REDIRECT), over_empty_directory,
     old_place_is_free.kernel_deviates_rootless(NO_REDIRECT), refused,
     same_inode.kernel_deviates_rootless("hard links break at copy-up: no index"), noreplace, exchange,
-    exchange_directories.kernel_deviates_rootless(NO_REDIRECT), whiteout_flag, of_symlinks_and_nodes, sticky.privileged(),
-    inode_number_stays, storm, big_directory_at_once.kernel_deviates_rootless(NO_REDIRECT), open_directory_moves
-        .kernel_deviates_rootless(NO_REDIRECT),
+    exchange_directories.kernel_deviates_rootless(NO_REDIRECT), whiteout_flag, of_symlinks_and_nodes,
+    sticky.privileged(), inode_number_stays, storm, big_directory_at_once.kernel_deviates_rootless(NO_REDIRECT),
+    open_directory_moves.kernel_deviates_rootless(NO_REDIRECT),
 );
 
 fn with(m: &Tree, a: &str, b: &str, flags: RenameFlags) -> rustix::io::Result<()> {

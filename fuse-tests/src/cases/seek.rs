@@ -8,10 +8,7 @@ use rustix::fs::{SeekFrom, seek};
 use crate::ctx::Ctx;
 use crate::tree::{Tree, cases, fails, same};
 
-cases!("seek":
-    lower, upper, after_copy_up.kernel_deviates("copies whole megabytes of a sparse file"),
-    cp_keeps_holes,
-);
+cases!("seek": lower, upper, after_copy_up.kernel_deviates("copies whole megabytes of a sparse file"), cp_keeps_holes);
 
 fn sparse(t: &Tree, name: &str) -> Result<()> {
     t.file(name, "")?;

@@ -8,7 +8,9 @@ use crate::ctx::Ctx;
 use crate::sys::as_ids;
 use crate::tree::{cases, holds, same};
 
-cases!("setgid": hand_on_group.privileged(), directories_hand_on_the_bit.privileged(), not_without_the_bit.privileged());
+cases!("setgid":
+    hand_on_group.privileged(), directories_hand_on_the_bit.privileged(), not_without_the_bit.privileged(),
+);
 
 fn hand_on_group(cx: &mut Ctx) -> Result<()> {
     cx.lower()?.dir("d")?.owner("d", 0, 77)?.mode("d", 0o2777)?;
