@@ -65,6 +65,20 @@ fn in_memory() {
 }
 
 #[test]
+fn with_stored_owners() {
+    let input = (layers(), memory(), prop::collection::vec(ops::op(), 0..40));
+    runner(1000, 4)
+        .run(&input, |(layers, place, ops)| {
+            let mut h = Harness::new(&layers, place, Prefix::User);
+            h.store_owners();
+            ops.iter().for_each(|op| h.run(op));
+            h.check();
+            Ok(())
+        })
+        .unwrap_or_else(failed);
+}
+
+#[test]
 fn read_only() {
     runner(1000, 1)
         .run(&(layers(), memory(), prefix()), |(layers, place, prefix)| {

@@ -84,6 +84,8 @@ pub(crate) struct Shown {
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
     pub(crate) nodes: Vec<Node>,
+    /// Owners are kept in an attribute: those of files and directories only, and set-id bits stay until told otherwise.
+    pub(crate) stored_owners: bool,
 }
 
 pub(crate) const NOREPLACE: u32 = 1;
@@ -91,7 +93,7 @@ pub(crate) const EXCHANGE: u32 = 2;
 
 impl Model {
     pub(crate) fn new() -> Self {
-        Self { nodes: vec![Node::new(Kind::Dir, 0o755)] }
+        Self { nodes: vec![Node::new(Kind::Dir, 0o755)], stored_owners: false }
     }
 
     pub(crate) fn add(&mut self, node: Node) -> Id {
@@ -125,6 +127,9 @@ impl Model {
         if above.mode & 0o2000 != 0 {
             node.gid = above.gid;
             node.mode |= if new.kind == Kind::Dir { 0o2000 } else { 0 };
+        }
+        if !self.keeps_owner(new.kind) {
+            (node.uid, node.gid) = (0, 0);
         }
         let id = self.add(node);
         self.nodes[dir].entries.insert(name.to_vec(), id);
@@ -287,11 +292,19 @@ impl Model {
         self.nodes[id].mode = mode;
     }
 
+    fn keeps_owner(&self, kind: Kind) -> bool {
+        !self.stored_owners || matches!(kind, Kind::File | Kind::Dir)
+    }
+
     pub(crate) fn chown(&mut self, id: Id, uid: Option<u32>, gid: Option<u32>) {
+        if !self.keeps_owner(self.nodes[id].kind) {
+            return;
+        }
+        let stored = self.stored_owners;
         let node = &mut self.nodes[id];
         node.uid = uid.unwrap_or(node.uid);
         node.gid = gid.unwrap_or(node.gid);
-        if !node.is_dir() {
+        if !node.is_dir() && !stored {
             node.mode &= if node.mode & 0o010 != 0 { 0o1777 } else { 0o3777 };
         }
     }

@@ -273,6 +273,10 @@ impl Harness {
                 if self.model.nodes[id].kind == Kind::Symlink {
                     set.mode = None;
                 }
+                if self.model.stored_owners && !matches!(self.model.nodes[id].kind, Kind::File | Kind::Dir) {
+                    // With an owner that can't be kept, the mode is not set either.
+                    (set.uid, set.gid) = (None, None);
+                }
                 if self.faulty {
                     // Several at once are several changes: each is all or nothing, together they are not.
                     if set.mode.is_some() {
