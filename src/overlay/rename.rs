@@ -178,37 +178,63 @@ impl Overlay {
                 Ok(())
             }
             found => {
-                if let InUpper::Object(stat, _) = found
-                    && stat.kind == Kind::Dir
-                {
-                    self.empty_for_real(to)?;
+                let aside = match found {
+                    InUpper::Object(stat, _) if stat.kind == Kind::Dir => self.set_aside(to)?,
+                    _ => None,
+                };
+                let done = self.move_over(from, to, hidden);
+                if let Some(temp) = aside {
+                    self.clear_aside(&temp, to, done.is_ok());
                 }
-                if !hidden {
-                    return from.dir.rename(from.name, &to.dir, to.name, Rename::Replace);
-                }
-                match from.dir.rename(from.name, &to.dir, to.name, Rename::Whiteout) {
-                    // This file system can't do both at once.
-                    Err(Errno::INVAL) => {
-                        from.dir.rename(from.name, &to.dir, to.name, Rename::Replace)?;
-                        self.new_whiteout(&from.dir, from.name)
-                    }
-                    r => r,
-                }
+                done
             }
         }
     }
 
-    /// Takes the whiteouts out of a directory that shows nothing and is about to be replaced; made opaque first, it
-    /// shows nothing all the while.
-    fn empty_for_real(&self, at: &Side<'_>) -> Result<()> {
-        let dir = at.dir.open_dir(at.name)?;
-        let mut any = false;
-        dir.list(&mut |_| any = true)?;
-        if any {
-            dir.setxattr(b"", &self.prefix.attr(dialect::OPAQUE), b"y", 0)?;
-            clear_whiteouts(&dir)?;
+    fn move_over(&self, from: &Side<'_>, to: &Side<'_>, hidden: bool) -> Result<()> {
+        if !hidden {
+            return from.dir.rename(from.name, &to.dir, to.name, Rename::Replace);
         }
-        Ok(())
+        match from.dir.rename(from.name, &to.dir, to.name, Rename::Whiteout) {
+            // This file system can't do both at once.
+            Err(Errno::INVAL) => {
+                from.dir.rename(from.name, &to.dir, to.name, Rename::Replace)?;
+                self.new_whiteout(&from.dir, from.name)
+            }
+            r => r,
+        }
+    }
+
+    /// Puts an empty directory in the place of one that shows nothing but has whiteouts, so that it can be replaced. The
+    /// other one's name in the work directory, if that was needed.
+    fn set_aside(&self, at: &Side<'_>) -> Result<Option<Vec<u8>>> {
+        let mut any = false;
+        at.dir.open_dir(at.name)?.list(&mut |_| any = true)?;
+        if !any {
+            return Ok(None);
+        }
+        let work = &self.tree()?.work;
+        let temp = self.temp_name();
+        work.mkdir(&temp, 0o700)?;
+        let r = work
+            .setxattr(&temp, &self.prefix.attr(dialect::OPAQUE), b"y", 0)
+            .and_then(|()| work.rename(&temp, &at.dir, at.name, Rename::Exchange));
+        self.discard_unless(r, &temp, Kind::Dir)?;
+        Ok(Some(temp))
+    }
+
+    /// Removes a directory that was set aside, or puts it back where it was.
+    fn clear_aside(&self, temp: &[u8], at: &Side<'_>, replaced: bool) {
+        let cleared = self.tree().and_then(|tree| {
+            if !replaced {
+                tree.work.rename(temp, &at.dir, at.name, Rename::Exchange)?;
+            }
+            clear_whiteouts(&tree.work.open_dir(temp)?)?;
+            tree.work.rmdir(temp)
+        });
+        if let Err(e) = cleared {
+            log::warn!("{} is left in the work directory: {e}", String::from_utf8_lossy(temp));
+        }
     }
 
     /// Makes sure that an object means the same at its new place.
