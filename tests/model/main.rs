@@ -56,7 +56,7 @@ fn whole(layers: &[layers::Layer], place: Where, prefix: Prefix, ops: &[ops::Op]
 #[test]
 fn in_memory() {
     let input = (layers(), memory(), prefix(), prop::collection::vec(ops::op(), 0..40));
-    runner(4000, 1)
+    runner(3000, 1)
         .run(&input, |(layers, place, prefix, ops)| {
             whole(&layers, place, prefix, &ops);
             Ok(())

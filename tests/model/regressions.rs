@@ -124,3 +124,11 @@ fn a_file_that_is_not_cut_keeps_its_size() {
     run(&below(&[("a", file(2))]), Prefix::Trusted, &[moved.clone(), Op::Truncate(path("b"), 0)]);
     run(&below(&[("a", file(20))]), Prefix::Trusted, &[moved, Op::Truncate(path("b"), 7)]);
 }
+
+/// A directory whose whiteouts were taken out before it was replaced was opaque when it was not replaced after all.
+#[test]
+fn a_directory_that_is_not_replaced_stays_merged() {
+    let layers = below(&[("d/d", file(3)), ("d/e", file(3))]);
+    let ops = [make("c", Kind::Dir), Op::Unlink(at("d/d")), Op::Unlink(at("d/e")), rename("c", "d")];
+    run(&layers, Prefix::Trusted, &ops);
+}

@@ -160,7 +160,7 @@ fn round(seed: u64) -> u32 {
                 for _ in 0..OPERATIONS {
                     match w.operation() {
                         Ok(()) => well += 1,
-                        Err(e @ (Errno::IO | Errno::NODATA | Errno::ROFS | Errno::XDEV)) => panic!("{e}"),
+                        Err(e @ (Errno::IO | Errno::NODATA | Errno::ROFS | Errno::XDEV)) => panic!("{e:?}"),
                         Err(_) => {}
                     }
                     if w.held.len() > 30 {
@@ -172,7 +172,7 @@ fn round(seed: u64) -> u32 {
             };
             let r = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
             // Nobody listens any more once the test has failed.
-            drop(send.send(r.map_err(|_| "a thread panicked")));
+            let _heard = send.send(r.map_err(|_| "a thread panicked"));
         });
     }
     let well = (0..THREADS).map(|_| done.recv_timeout(PATIENCE).expect("a deadlock").expect("no panic")).sum();
