@@ -154,6 +154,9 @@ impl Dir {
     }
 
     fn open(&self, writable: bool) -> Result<Handle, Error> {
+        use rustix::fs::{Access, AtFlags, CWD, accessat};
+        accessat(CWD, &self.real, Access::READ_OK | Access::EXEC_OK, AtFlags::EACCESS)
+            .map_err(|e| self.fail(e).hint("you need to be allowed to read and search it"))?;
         disk::Object::open(&self.real, writable).map(Handle::Disk).map_err(|e| self.fail(e))
     }
 

@@ -84,15 +84,20 @@ fn serve(settings: &Settings, mountpoint: &std::path::Path, ready: Option<Ready>
         Some(_) => settings.prefix,
         None => settings.prefix.or_else(|| Some(prefix_without_upper())),
     };
-    let overlay = Arc::new(Overlay::new(
-        layers,
-        Config { prefix, aufs: true, open_files: raise_open_files(), ..Config::default() },
-    )?);
+    let config = Config { prefix, aufs: true, open_files: raise_open_files(), ..Config::default() };
 
     // Before any thread starts, so that all of them leave the signals to the one that waits.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     signals.thread_block().map_err(|e| Error::new(format!("block signals: {e}")))?;
+    // Mounted first: when that is refused, nothing has been made in the work directory.
     let mount = Mount::new(checked, &options)?;
+    let overlay = match Overlay::new(layers, config) {
+        Ok(overlay) => Arc::new(overlay),
+        Err(e) => {
+            mount.abandon();
+            return Err(e.into());
+        }
+    };
     let session = Session::new(mount, overlay.clone(), &settings.tuning)?;
     let stopper = session.stopper();
     let served = session.spawn()?;

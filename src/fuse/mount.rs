@@ -100,6 +100,13 @@ impl Mount {
         &self.path
     }
 
+    /// Takes it away again; nobody has answered a request yet.
+    pub fn abandon(self) {
+        let (device, unmount) = self.split();
+        unmount.detach();
+        drop(device);
+    }
+
     /// The connection to the kernel, and what is needed to unmount.
     pub(super) fn split(self) -> (OwnedFd, Unmount) {
         (self.device, Unmount { path: self.path, id: self.id })

@@ -221,7 +221,17 @@ impl Object {
             Rename::Whiteout => RenameFlags::WHITEOUT,
         };
         let call = || rfs::renameat_with(&*self.fd, os(name), &*to.fd, os(new_name), flags);
-        self.changing(|| to.changing(call))
+        // A directory that gets another parent must itself be writable, for its `..`.
+        let moving = |dir: &Self, name: &[u8], call: &dyn Fn() -> Result<()>| match call() {
+            // Pinned, because it has another name afterwards.
+            Err(Errno::ACCESS) if dir.stat(name)?.kind == Kind::Dir => dir.pin(name)?.lend(b"", 0o200, call),
+            r => r,
+        };
+        let both = || match how {
+            Rename::Exchange => moving(self, name, &|| moving(to, new_name, &call)),
+            _ => moving(self, name, &call),
+        };
+        self.changing(|| to.changing(both))
     }
 
     pub(super) fn unlink(&self, name: &[u8]) -> Result<()> {
