@@ -54,6 +54,7 @@ use crate::vocab::{Kind, SetTime, Stat};
 pub use changes::{Change, How, changes};
 pub use error::Error;
 pub use inodes::ROOT;
+pub use setup::marked_prefix;
 
 /// The trees to stack.
 #[derive(Debug)]

@@ -53,8 +53,9 @@ impl Overlay {
         if let Some(given) = layers.upper {
             prefix = match config.prefix {
                 Some(p) => p,
-                None => probe_prefix(&given.work)?,
+                None => probe_prefix(&given.dir, &given.work)?,
             };
+            mark_root(&given.dir, prefix)?;
             let st = given.dir.stat(b"").map_err(|e| Error::new("upper", e))?;
             inodes.number((st.dev, st.ino));
             upper_object = Some(UpperObject {
@@ -155,8 +156,13 @@ fn lower_layers(given: Vec<super::Lower>) -> std::result::Result<Vec<Layer>, Err
     Ok(layers)
 }
 
-/// `trusted.` where we may, `user.` where not.
-fn probe_prefix(work: &Handle) -> std::result::Result<Prefix, Error> {
+/// As the upper has it already; else `trusted.` where we may, `user.` where not.
+fn probe_prefix(upper: &Handle, work: &Handle) -> std::result::Result<Prefix, Error> {
+    if let Some(known) =
+        marked_prefix(upper).map_err(|e| Error::new("extended attributes of the upper directory", e))?
+    {
+        return Ok(known);
+    }
     let attr = |p: Prefix| p.attr("onlay.probe");
     for p in [Prefix::Trusted, Prefix::User] {
         match work.setxattr(b"", &attr(p), b"y", 0) {
@@ -170,6 +176,26 @@ fn probe_prefix(work: &Handle) -> std::result::Result<Prefix, Error> {
     }
     Err(Error::new("extended attributes of the work directory", Errno::OPNOTSUPP)
         .with_hint("the upper and work directories need a file system with user.* extended attributes"))
+}
+
+/// The spelling of the marks on a layer's root, if there are any that we can see.
+///
+/// # Errors
+/// What listxattr(2) answers.
+pub fn marked_prefix(root: &Handle) -> Result<Option<Prefix>> {
+    let attrs = root.listxattr(b"")?;
+    let has = |p: &Prefix| attrs.iter().any(|a| a.starts_with(p.as_bytes()));
+    Ok([Prefix::Trusted, Prefix::User].into_iter().find(has))
+}
+
+/// Writes down which spelling this upper's marks have, so that whoever mounts it next reads the same.
+fn mark_root(root: &Handle, prefix: Prefix) -> std::result::Result<(), Error> {
+    let attr = prefix.attr(dialect::IMPURE);
+    let fail = |e| Error::new("mark the upper directory", e).with_hint("it must be writable for you");
+    match root.getxattr(b"", &attr).map_err(fail)? {
+        Some(_) => Ok(()),
+        None => root.setxattr(b"", &attr, b"y", 0).map_err(fail),
+    }
 }
 
 fn prepare(root: Handle, given: &Handle) -> std::result::Result<UpperTree, Error> {

@@ -11,10 +11,11 @@ pub(super) use args::RunArgs as Args;
 use view::View;
 
 use super::error::Error;
-use super::layers::Given;
+use super::layers::{Given, open_one};
 use super::output::print;
-use crate::overlay::Config;
+use crate::overlay::{Config, marked_prefix};
 use crate::runner::{self, Mapping};
+use crate::vocab::dialect::Prefix;
 use crate::vocab::why;
 
 /// Exit code of a failure of ours, as docker's.
@@ -36,6 +37,7 @@ fn try_run(args: &Args) -> Result<ExitCode, Error> {
         work: args.work.as_deref().map(absolute).transpose()?,
     };
     given.check(args.host)?;
+    refuse_trusted(&given)?;
     let config = Config {
         stored_owners: mapping.is_single(),
         foreign_as_root: !rustix::process::geteuid().is_root(),
@@ -62,6 +64,24 @@ fn try_run(args: &Args) -> Result<ExitCode, Error> {
         log::warn!("{} is left over: {}", path.display(), why(&e));
     }
     Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(FAILED)))
+}
+
+/// The view is served from a user namespace, where the kernel shows no `trusted.` attributes: a layer that is marked with
+/// them would look wrong.
+fn refuse_trusted(given: &Given) -> Result<(), Error> {
+    for (what, path) in given.lowers.iter().map(|p| ("lower layer", p)).chain(given.upper.iter().map(|p| ("upper", p)))
+    {
+        // A layer that can't be opened here may be, or is told about, in the namespace.
+        let Ok(root) = open_one(what, path) else { continue };
+        if marked_prefix(&root).is_ok_and(|found| found == Some(Prefix::Trusted)) {
+            return Err(Error::new(format!(
+                "{what} {} has trusted.overlay.* marks, which run can't read",
+                path.display()
+            ))
+            .hint("mount it and run in the view: onlay mount .. MNT, onlay run --rootfs MNT .."));
+        }
+    }
+    Ok(())
 }
 
 /// Where throw-away uppers are made: on disk, unless the user says otherwise.
