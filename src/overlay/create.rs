@@ -86,7 +86,7 @@ impl Overlay {
             }
         }
         let stat = dir.stat(name)?;
-        let found = Found { upper: Some((stat, Marks::default())), named: true, index: None, lower: None };
+        let found = Found { upper: Some((stat, Marks::default())), named: true, index: None, lower: None, since: None };
         let found = if self.config.stored_owners {
             Found { upper: Some((stat, self.marks(&dir, name)?)), ..found }
         } else {

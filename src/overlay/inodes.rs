@@ -30,6 +30,23 @@ struct Slot {
     count: u64,
 }
 
+/// When the last node of each set of keys went.
+#[derive(Debug)]
+struct Passed([AtomicU64; 1024]);
+
+impl Default for Passed {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl Passed {
+    fn of(&self, (dev, ino): Key) -> &AtomicU64 {
+        let mixed = (dev.rotate_left(32) ^ ino).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        &self.0[(mixed >> 54) as usize]
+    }
+}
+
 /// All inodes that anybody refers to.
 #[derive(Debug, Default)]
 pub(super) struct Inodes {
@@ -37,6 +54,9 @@ pub(super) struct Inodes {
     by_ino: DashMap<u64, Slot>,
     systems: RwLock<Vec<u64>>,
     dynamic: AtomicU64,
+    /// Counts nodes that went; and for each of a few sets of keys, the count when the last one with such a key went.
+    passed: AtomicU64,
+    last_passed: Passed,
     /// Hooks of caches that are keyed by node: told when one is gone.
     gone: parking_lot::Mutex<Vec<u64>>,
 }
@@ -72,6 +92,44 @@ impl Inodes {
     /// The node with this number.
     pub(super) fn get(&self, ino: u64) -> Option<Arc<Node>> {
         self.by_ino.get(&ino).and_then(|s| s.node.upgrade())
+    }
+
+    /// A moment, for [`intern_read`](Self::intern_read).
+    pub(super) fn moment(&self) -> u64 {
+        self.passed.load(Ordering::SeqCst)
+    }
+
+    /// As `intern`, for a node that is made of what was read in the layers after `since`. `None` if another node of the
+    /// object went meanwhile: through it the object may have been changed after it was read.
+    pub(super) fn intern_read(
+        &self,
+        keys: &[Key],
+        want: u64,
+        since: Option<u64>,
+        make: impl Fn(u64) -> Node,
+    ) -> Option<Arc<Node>> {
+        for key in keys {
+            if let Some(node) = self.find(*key) {
+                return Some(node);
+            }
+        }
+        if let (Some(since), Some(key)) = (since, keys.first()) {
+            match self.by_key.entry(*key) {
+                Entry::Occupied(e) => {
+                    let node = e.get().upgrade();
+                    drop(e);
+                    return node;
+                }
+                Entry::Vacant(_) if self.last_passed.of(*key).load(Ordering::SeqCst) > since => return None,
+                Entry::Vacant(e) => {
+                    let node = self.number_node(want, &make);
+                    e.insert(Arc::downgrade(&node));
+                    self.add_keys(&node, &keys[1..]);
+                    return Some(node);
+                }
+            }
+        }
+        Some(self.intern(keys, want, make))
     }
 
     /// The node for the object known by `keys` (the first counts), made by `make` with its final number where there is
@@ -178,7 +236,10 @@ impl Inodes {
             super::node::Below::Nothing => {}
         }
         drop(state);
+        let now = self.passed.fetch_add(1, Ordering::SeqCst) + 1;
         for key in keys {
+            // Before the key goes: whoever finds it gone is to know that.
+            self.last_passed.of(key).fetch_max(now, Ordering::SeqCst);
             self.remove_key(node, key);
         }
         self.by_ino.remove_if(&node.ino, |_, slot| std::ptr::eq(slot.node.as_ptr(), node));

@@ -9,6 +9,9 @@ use super::stack::{Lower, Marks};
 use super::{Attr, Overlay};
 use crate::vocab::{Errno, Kind, Result, Stat};
 
+/// What is read again when it was changed meanwhile; not for ever.
+const TRIES: u32 = 100;
+
 /// What a name is in the view, and in which layers.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -20,6 +23,8 @@ pub(super) struct Found {
     pub(super) index: Option<Box<[u8]>>,
     /// Below; for a non-directory of the upper only where that says so.
     pub(super) lower: Option<Lower>,
+    /// The moment before it was read; `None` if nobody else can have changed it since.
+    pub(super) since: Option<u64>,
 }
 
 /// What the upper has under a name.
@@ -156,6 +161,7 @@ impl Overlay {
         if name.len() > 255 {
             return Err(Errno::NAMETOOLONG);
         }
+        let since = Some(self.inodes.moment());
         match self.in_upper(parent, name)? {
             InUpper::Whiteout => Ok(None),
             InUpper::Nothing => {
@@ -165,9 +171,9 @@ impl Overlay {
                     && let Some((index, stat, marks)) = self.indexed(pos)?
                 {
                     let upper = Some((stat, marks));
-                    return Ok(Some(Found { upper, named: false, index: Some(index), lower: Some(lower) }));
+                    return Ok(Some(Found { upper, named: false, index: Some(index), lower: Some(lower), since }));
                 }
-                Ok(Some(Found { upper: None, named: false, index: None, lower: Some(lower) }))
+                Ok(Some(Found { upper: None, named: false, index: None, lower: Some(lower), since }))
             }
             InUpper::Object(stat, marks) => {
                 let lower = match (stat.kind, &marks.redirect) {
@@ -185,7 +191,7 @@ impl Overlay {
                     _ => None,
                 };
                 let index = self.index_of(&stat, &marks)?;
-                Ok(Some(Found { upper: Some((stat, marks)), named: true, index, lower }))
+                Ok(Some(Found { upper: Some((stat, marks)), named: true, index, lower, since }))
             }
         }
     }
@@ -228,6 +234,22 @@ impl Overlay {
 
     /// The node for what was found under `name` in `parent`.
     pub(super) fn node_of(&self, parent: &Arc<Node>, name: &[u8], found: &Found) -> Result<Arc<Node>> {
+        if let Some(node) = self.node_if_fresh(parent, name, found)? {
+            return Ok(node);
+        }
+        for _ in 0..TRIES {
+            let found = self.resolve(parent, name)?.ok_or(Errno::NOENT)?;
+            if let Some(node) = self.node_if_fresh(parent, name, &found)? {
+                return Ok(node);
+            }
+            // Its last node is on its way out.
+            std::thread::yield_now();
+        }
+        Err(Errno::STALE)
+    }
+
+    /// As `node_of`; `None` if what was found may be outdated.
+    fn node_if_fresh(&self, parent: &Arc<Node>, name: &[u8], found: &Found) -> Result<Option<Arc<Node>>> {
         let mut keys: SmallVec<[Key; 2]> = SmallVec::new();
         let mut want = None;
         let below = match &found.lower {
@@ -276,7 +298,7 @@ impl Overlay {
         };
         let link = Link { parent: parent.clone(), name: name.into() };
         let table = &self.inodes;
-        let node = table.intern(&keys, want.ok_or(Errno::IO)?, |ino| {
+        let node = table.intern_read(&keys, want.ok_or(Errno::IO)?, found.since, |ino| {
             let state = State {
                 links: SmallVec::from_iter([link.clone()]),
                 upper: upper.clone(),
@@ -286,6 +308,7 @@ impl Overlay {
             };
             Node::new(ino, kind, state, table.clone())
         });
+        let Some(node) = node else { return Ok(None) };
         if !node.is_dir() {
             node.add_link(parent, name);
             // It was held open because no name of it was known; now one is.
@@ -302,6 +325,6 @@ impl Overlay {
             }
             drop(state);
         }
-        Ok(node)
+        Ok(Some(node))
     }
 }
