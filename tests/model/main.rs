@@ -104,7 +104,7 @@ fn with_faults() {
     let errno = prop_oneof![Just(Errno::NOSPC), Just(Errno::IO)];
     let fault = prop::option::weighted(0.3, (1..12_u64, errno));
     let input = (layers(), memory(), prefix(), prop::collection::vec((ops::op(), fault), 0..30));
-    runner(3000, 1)
+    runner(2000, 1)
         .run(&input, |(layers, place, prefix, ops)| {
             let mut h = Harness::new(&layers, place, prefix);
             h.faulty = true;
