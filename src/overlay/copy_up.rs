@@ -136,7 +136,8 @@ impl Overlay {
                 let file = work.create(temp, 0o600)?;
                 match want {
                     Want::Data { upto } if upto > 0 => {
-                        copy_data(&self.open_lower_data(node)?, &file, source.stat.size, upto)
+                        copy_data(&self.open_lower_data(node)?, &file, source.stat.size, upto)?;
+                        self.to_disk(&file)
                     }
                     _ if metacopy => file.truncate(source.stat.size),
                     _ => Ok(()),
@@ -315,7 +316,8 @@ impl Overlay {
         let before = self.with_upper(node, |dir, name| Ok((dir.stat(name)?, dir.getxattr(name, CAPABILITY)?)))?;
         let (stat, capability) = before;
         let times = (SetTime::To(stat.atime), SetTime::To(stat.mtime));
-        let done = copy_data(&source, &file, source.stat()?.size, upto).and_then(|()| {
+        let copied = copy_data(&source, &file, source.stat()?.size, upto).and_then(|()| self.to_disk(&file));
+        let done = copied.and_then(|()| {
             // Writing took the set-id bits, capabilities and times; the data is not new to anybody.
             self.with_upper(node, |dir, name| {
                 dir.chmod(name, stat.mode)?;
@@ -337,6 +339,11 @@ impl Overlay {
         }
         self.forget_files(node);
         Ok(())
+    }
+
+    /// Data is on disk before the lower's can't be seen any more: a crash must not leave a name without its content.
+    fn to_disk(&self, file: &File) -> Result<()> {
+        if self.config.volatile { Ok(()) } else { file.sync(true) }
     }
 
     /// Passes `r` on; after a failure the unfinished object is removed.

@@ -82,6 +82,9 @@ impl Overlay {
     /// `EIO`, `ENOSPC`, ..
     pub fn fsync(&self, ino: u64, data_only: bool) -> Result<()> {
         let node = self.node(ino)?;
+        if self.config.volatile {
+            return Ok(());
+        }
         let copied = node.state.lock().upper.as_ref().map(|u| u.metacopy);
         match copied {
             Some(false) if node.kind == Kind::File => self.data(&node, Access::ReadWrite)?.sync(data_only),
@@ -97,7 +100,7 @@ impl Overlay {
     /// `EIO`, ..
     pub fn fsyncdir(&self, ino: u64) -> Result<()> {
         let node = self.dir_node(ino)?;
-        if node.has_upper() { self.upper_dir(&node)?.sync() } else { Ok(()) }
+        if node.has_upper() && !self.config.volatile { self.upper_dir(&node)?.sync() } else { Ok(()) }
     }
 
     /// syncfs(2) of the upper.
@@ -106,8 +109,8 @@ impl Overlay {
     /// `EIO`, `ENOSPC`, ..
     pub fn sync_all(&self) -> Result<()> {
         match &self.upper {
-            Some(upper) => upper.root.sync_all(),
-            None => Ok(()),
+            Some(upper) if !self.config.volatile => upper.root.sync_all(),
+            _ => Ok(()),
         }
     }
 

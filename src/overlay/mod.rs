@@ -100,6 +100,8 @@ pub struct Config {
     pub marked_bottom: bool,
     /// Open handles and files to keep, at most.
     pub open_files: usize,
+    /// The upper need not survive a crash: nothing is synced, whoever asks.
+    pub volatile: bool,
 }
 
 impl Default for Config {
@@ -113,6 +115,7 @@ impl Default for Config {
             close_pseudo: false,
             marked_bottom: true,
             open_files: 512,
+            volatile: false,
         }
     }
 }

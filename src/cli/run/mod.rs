@@ -43,6 +43,8 @@ fn try_run(args: &Args) -> Result<ExitCode, Error> {
         foreign_as_root: !rustix::process::geteuid().is_root(),
         close_pseudo: args.host,
         aufs: !args.host,
+        // What is thrown away anyway need not survive a crash.
+        volatile: args.upper.is_none(),
         ..Config::default()
     };
     let base = tempfile::Builder::new()
