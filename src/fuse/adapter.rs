@@ -4,6 +4,7 @@
 //! access (the kernel checks permissions), poll, bmap, and the locks of fcntl(2) and flock(2), which are local to the
 //! mount as to any local file system.
 
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -48,6 +49,12 @@ const WANTED: [InitFlags; 11] = [
 
 /// Bytes in one WRITE; the kernel's limit for one request.
 const MAX_WRITE: u32 = 1 << 20;
+
+thread_local! {
+    /// One buffer for each thread that answers, as big as the biggest read so far: a new one of more than 128 KiB would
+    /// be mapped, faulted in and unmapped each time.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The union as fuser wants it.
 #[derive(Debug)]
@@ -243,11 +250,16 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         guarded("read", || {
-            let mut buf = vec![0; size as usize];
-            match self.overlay.read(ino.0, offset, &mut buf) {
-                Ok(n) => reply.data(&buf[..n]),
-                Err(e) => reply.error(errno(e)),
-            }
+            let size = size as usize;
+            BUFFER.with_borrow_mut(|buf| {
+                if buf.len() < size {
+                    buf.resize(size, 0);
+                }
+                match self.overlay.read(ino.0, offset, &mut buf[..size]) {
+                    Ok(n) => reply.data(&buf[..n]),
+                    Err(e) => reply.error(errno(e)),
+                }
+            });
         });
     }
 
