@@ -53,7 +53,7 @@ fn try_run(args: &Args) -> Result<ExitCode, Error> {
         .map_err(|e| Error::new(format!("directory for the run in {}: {}", scratch().display(), why(&e))))?;
     let spec = args.spec(mapping, &Caller::here(), base.path(), &[]).map_err(Error::new)?;
     if args.dry_run {
-        print(runner::plan(&spec).to_string().as_bytes())?;
+        print(format!("{}\n", runner::plan(&spec)).as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut view = View::new(given, args.host, config, base.path());
