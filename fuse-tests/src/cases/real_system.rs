@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -24,7 +25,7 @@ fn debian(cx: &mut Ctx) -> Result<()> {
     let before = manifest(cx, &root)?;
     holds!(before.len() > 3000, "only {} files in the base system", before.len());
 
-    let (http, redis) = if cx.user == User::Root { ("18080", "16379") } else { ("18081", "16380") };
+    let (http, redis) = free_ports()?;
     let stdin = File::open(AUTHORITIES).or_else(|_| File::open("/dev/null"))?;
     let mut cmd = Command::new(cx.binary());
     cmd.args(["run", "--lower"]).arg(&root).arg("--upper").arg(&cx.upper.0).arg("--work").arg(&cx.work.0);
@@ -44,6 +45,12 @@ fn debian(cx: &mut Ctx) -> Result<()> {
     holds!(changed.is_empty() && after.len() == before.len(), "the lower layer was changed: {changed:?}");
     holds!(good, "{}:\n{}\n{}", out.status, tail(&said, 30), tail(&errors, 30));
     only_the_difference(cx, &before)
+}
+
+/// Two ports that nobody listens on: others may run the same at the same time.
+fn free_ports() -> Result<(u16, u16)> {
+    let (one, other) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
+    Ok((one.local_addr()?.port(), other.local_addr()?.port()))
 }
 
 fn tail(text: &str, lines: usize) -> String {
