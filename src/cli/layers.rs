@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
@@ -47,12 +48,13 @@ struct Dir {
 
 impl Given {
     /// Checks everything, then opens it. `inside` allows an upper that lies in a lower layer (it has to be hidden then).
-    pub(super) fn open(&self, inside: bool) -> Result<Opened, Error> {
+    /// Waits so long for another daemon to let go of the upper.
+    pub(super) fn open(&self, inside: bool, patience: Duration) -> Result<Opened, Error> {
         let Checked { lowers, writable } = self.check(inside)?;
         let mut opened =
             Opened { layers: Layers { upper: None, lowers: Vec::new() }, locks: Vec::new(), writable: Vec::new() };
         if let Some((upper, work)) = &writable {
-            opened.take(upper, work)?;
+            opened.take(upper, work, Instant::now() + patience)?;
         }
         for lower in &lowers {
             opened.layers.lowers.push(Lower { dir: lower.open(false)? });
@@ -106,7 +108,7 @@ impl Given {
 }
 
 impl Opened {
-    fn take(&mut self, upper: &Dir, work: &Dir) -> Result<(), Error> {
+    fn take(&mut self, upper: &Dir, work: &Dir, until: Instant) -> Result<(), Error> {
         let (u, w) = (upper.stat()?, work.stat()?);
         if u.0 != w.0 {
             return Err(Error::new(format!(
@@ -118,7 +120,7 @@ impl Opened {
         }
         for dir in [upper, work] {
             dir.refuse_read_only()?;
-            self.locks.push(dir.lock()?);
+            self.locks.push(dir.lock(until)?);
         }
         self.writable = vec![u, w];
         self.layers.upper = Some(Upper { dir: upper.open(true)?, work: work.open(true)? });
@@ -173,16 +175,25 @@ impl Dir {
         }
     }
 
-    fn lock(&self) -> Result<OwnedFd, Error> {
+    fn lock(&self, until: Instant) -> Result<OwnedFd, Error> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(&self.real, flags, Mode::empty()).map_err(|e| self.fail(e))?;
-        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(fd),
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                Err(Error::new(format!("{} {} is in use by another mount", self.what, self.given.display()))
-                    .hint("unmount that one first: two unions can't share an upper"))
+        loop {
+            match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(fd),
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(Error::new(format!(
+                        "{} {} is in use by another mount",
+                        self.what,
+                        self.given.display()
+                    ))
+                    .hint("unmount that one first: two unions can't share an upper"));
+                }
+                Err(e) => return Err(self.fail(e)),
             }
-            Err(e) => Err(self.fail(e)),
         }
     }
 }

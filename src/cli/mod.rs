@@ -2,6 +2,7 @@
 
 mod daemon;
 mod diff;
+mod dropin;
 mod error;
 mod layers;
 mod limits;
@@ -46,6 +47,10 @@ const USAGE: u8 = 2;
 /// Parses `args` (the program's name first), runs the verb, returns the exit code. What goes wrong is told on stderr.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<_> = args.collect();
+    start_log();
+    if let Some(args) = dropin::called(&args) {
+        return dropin::run(args).unwrap_or_else(|e| e.report());
+    }
     let onlay = match Onlay::try_parse_from(&args) {
         Ok(onlay) => onlay,
         Err(e) => {
@@ -58,12 +63,6 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
             return Error::usage(&e).or_code(if run { run::FAILED } else { USAGE }).report();
         }
     };
-    env_logger::Builder::from_env(env_logger::Env::new().filter_or("ONLAY_LOG", "warn"))
-        .format(|_, record| {
-            error::log(record.level(), record.args());
-            Ok(())
-        })
-        .init();
     let done = match onlay.verb {
         Verb::Mount(args) => mount::run(args),
         Verb::Umount(args) => umount::run(&args),
@@ -74,4 +73,14 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(code) => code,
         Err(e) => e.report(),
     }
+}
+
+/// What the daemon logs goes to stderr, in our words; `ONLAY_LOG` says how much.
+fn start_log() {
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("ONLAY_LOG", "warn"))
+        .format(|_, record| {
+            error::log(record.level(), record.args());
+            Ok(())
+        })
+        .init();
 }

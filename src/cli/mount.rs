@@ -1,7 +1,7 @@
 //! `onlay mount`.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -61,14 +61,19 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
     settings.given.lowers.splice(0..0, args.lower);
     settings.given.upper = args.upper.or(settings.given.upper);
     settings.given.work = args.work.or(settings.given.work);
-    if args.foreground {
-        serve(&settings, &args.mountpoint, None)
+    mount(&settings, &args.mountpoint, args.foreground)
+}
+
+/// Mounts and serves; returns when it can be used, or in the foreground when it is over.
+pub(super) fn mount(settings: &Settings, mountpoint: &Path, foreground: bool) -> Result<ExitCode, Error> {
+    if foreground {
+        serve(settings, mountpoint, None)
     } else {
-        in_background(|ready| serve(&settings, &args.mountpoint, Some(ready)))
+        in_background(|ready| serve(settings, mountpoint, Some(ready)))
     }
 }
 
-fn serve(settings: &Settings, mountpoint: &std::path::Path, ready: Option<Ready>) -> Result<ExitCode, Error> {
+fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result<ExitCode, Error> {
     if settings.given.lowers.is_empty() && settings.given.upper.is_none() {
         return Err(Error::new(format!("no layer to show on {}", mountpoint.display()))
             .hint("name the layers with --lower DIR, the top one first"));
@@ -77,14 +82,21 @@ fn serve(settings: &Settings, mountpoint: &std::path::Path, ready: Option<Ready>
     // All that can be refused is, before anything is made.
     let checked = Mountpoint::new(mountpoint)?;
     // The locks live as long as the mount.
-    let Opened { layers, locks: _locks, .. } = settings.given.open(false)?;
+    let Opened { layers, locks: _locks, .. } = settings.given.open(false, settings.patience)?;
     let mut options = settings.mount.clone();
     options.read_only |= layers.upper.is_none();
     let prefix = match layers.upper {
         Some(_) => settings.prefix,
         None => settings.prefix.or_else(|| Some(prefix_without_upper())),
     };
-    let config = Config { prefix, aufs: true, open_files: raise_open_files(), ..Config::default() };
+    let config = Config {
+        prefix,
+        stored_owners: settings.stored_owners,
+        aufs: true,
+        open_files: raise_open_files(),
+        volatile: settings.volatile,
+        ..Config::default()
+    };
 
     // Before any thread starts, so that all of them leave the signals to the one that waits.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);

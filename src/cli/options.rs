@@ -12,12 +12,63 @@ use crate::fuse::{Options, Tuning};
 use crate::vocab::dialect::Prefix;
 
 /// Everything that a mount can be told.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Settings {
     pub(super) given: Given,
     pub(super) mount: Options,
     pub(super) tuning: Tuning,
     pub(super) prefix: Option<Prefix>,
+    /// The upper need not survive a crash.
+    pub(super) volatile: bool,
+    /// Owners and modes are kept in an attribute.
+    pub(super) stored_owners: bool,
+    /// How long to wait for another daemon to let go of the upper.
+    pub(super) patience: Duration,
+}
+
+/// Accepted in silence: how it always is, or a hint for speed that has no meaning here.
+const NO_EFFECT: [&str; 26] = [
+    "default_permissions",
+    "noatime",
+    "private",
+    "xino",
+    "ino32_t",
+    "noino32_t",
+    "redirect_dir",
+    "metacopy",
+    "index",
+    "static_nlink",
+    "fast_ino",
+    "fsync",
+    "sync",
+    "async",
+    "threaded",
+    "clone_fd",
+    "writeback",
+    "kernel_cache",
+    "auto_cache",
+    "max_write",
+    "max_read",
+    "max_idle_threads",
+    "splice_read",
+    "splice_write",
+    "splice_move",
+    "big_writes",
+];
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            given: Given::default(),
+            mount: Options::default(),
+            tuning: Tuning::default(),
+            prefix: None,
+            volatile: false,
+            stored_owners: false,
+            // A daemon that was just unmounted writes what it has.
+            patience: Duration::from_secs(2),
+        }
+    }
 }
 
 impl Settings {
@@ -62,11 +113,26 @@ impl Settings {
             "nodev" => self.mount.dev = false,
             "exec" => self.mount.exec = true,
             "noexec" => self.mount.exec = false,
-            // How it always is.
-            "default_permissions" | "noatime" => {}
+            "volatile" => self.volatile = true,
+            "xattr_permissions" => self.stored_owners = stored_owners(needed()?)?,
+            "uidmapping" | "gidmapping" | "squash_to_root" | "squash_to_uid" | "squash_to_gid" => {
+                return Err(Error::new(format!("option {name}: ids can't be mapped yet"))
+                    .hint("leave it away, or stay with fuse-overlayfs for this container"));
+            }
+            _ if NO_EFFECT.contains(&name) => {}
             _ => log::warn!("option {name} is not known and has no effect"),
         }
         Ok(())
+    }
+}
+
+/// 0 or 2 of fuse-overlayfs's three ways to keep owners.
+fn stored_owners(value: &[u8]) -> Result<bool, Error> {
+    match value {
+        b"0" => Ok(false),
+        b"2" => Ok(true),
+        other => Err(Error::new(format!("option xattr_permissions={}", String::from_utf8_lossy(other)))
+            .hint("0 or 2 (user.containers.override_stat); 1 is not there yet")),
     }
 }
 
@@ -77,15 +143,17 @@ fn seconds(value: &[u8]) -> Result<Duration, Error> {
     })
 }
 
-/// The parts between separators; those behind a backslash do not separate and stay as they are, but for the innermost
-/// level, which [`unescape`] takes care of.
+/// The parts between separators; those in double quotes (of a whole option) do not separate, and those
+/// behind a backslash do not either and stay as they are, but for the innermost level, which [`unescape`] takes care of.
 fn split(words: &[u8], separator: u8) -> Vec<Vec<u8>> {
     let mut parts = vec![Vec::new()];
+    let mut quoted = false;
     let mut bytes = words.iter().copied();
     while let Some(b) = bytes.next() {
         let part = parts.last_mut();
         match (b, part) {
-            (b, _) if b == separator => parts.push(Vec::new()),
+            (b'"', _) if separator == b',' => quoted = !quoted,
+            (b, _) if b == separator && !quoted => parts.push(Vec::new()),
             (b'\\', Some(part)) => match bytes.next() {
                 Some(next) if next == separator => part.push(next),
                 next => part.extend([b'\\'].into_iter().chain(next)),

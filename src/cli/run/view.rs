@@ -59,7 +59,7 @@ impl View {
         if self.given.upper.is_none() {
             self.make_upper()?;
         }
-        let Opened { layers, locks, writable } = self.given.open(self.host)?;
+        let Opened { layers, locks, writable } = self.given.open(self.host, Duration::ZERO)?;
         self.opened = locks;
         let mut config = self.config.clone();
         config.hide.extend(writable);
