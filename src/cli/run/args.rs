@@ -10,15 +10,17 @@ use crate::runner::{Mapping, Network, Spec};
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const EXAMPLES: &str = "\
 Examples:
-  onlay run --host                                        a shell on this machine that changes nothing
-  onlay run --host -- sh -c 'rm -rf /usr/share/doc'       try anything
-  onlay run --rootfs ./debian bash                        a shell in an unpacked root, thrown away afterwards
-  onlay run --lower ./app --lower ./debian --upper ./up --work ./work -- make install
-                                                          two layers; what changes stays in ./up
-  onlay run --rootfs ./debian --network host -- apt-get update
+  A shell on this machine that changes nothing:
+    onlay run --host
+  Try anything:
+    onlay run --host -- sh -c 'rm -rf /usr/share/doc'
+  In an unpacked root, with the machine's network; what changes is thrown away:
+    onlay run --rootfs ./debian --network host -- apt-get update
+  Two layers; what changes stays in ./up, and `onlay diff ./up` lists it:
+    onlay run --lower ./app --lower ./debian --upper ./up --work ./work -- make install
 
-The exit code is the command's; 128+n if signal n ended it; 125 if onlay failed, 126 if the command cannot be
-executed, 127 if it is not there.";
+The exit code is the command's; 128 + n if signal n ended it; 125 if onlay failed, 126 if the
+command can't be executed, 127 if it is not there.";
 
 /// Run a command in the merged view, in namespaces of its own
 #[derive(Debug, Clone, Args)]
