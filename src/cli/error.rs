@@ -102,9 +102,3 @@ impl From<crate::fuse::Error> for Error {
         Self { message: e.to_string(), hint: e.hint(), code: None }
     }
 }
-
-impl From<crate::overlay::Error> for Error {
-    fn from(e: crate::overlay::Error) -> Self {
-        Self { message: e.to_string(), hint: e.hint(), code: None }
-    }
-}

@@ -9,7 +9,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::error::Error;
 use crate::layer::{Handle, disk};
-use crate::overlay::{Layers, Lower, Upper};
+use crate::overlay::{self, Layers, Lower, Upper};
 use crate::vocab::dialect::Prefix;
 use crate::vocab::why;
 
@@ -65,6 +65,12 @@ impl Given {
     /// Checks everything that can be told without opening it.
     pub(super) fn check(&self, inside: bool) -> Result<Checked, Error> {
         let lowers: Vec<_> = self.lowers.iter().map(|p| Dir::check("lower layer", p)).collect::<Result<_, _>>()?;
+        for (i, lower) in lowers.iter().enumerate() {
+            if lowers[..i].iter().any(|above| above.real == lower.real) {
+                return Err(Error::new(format!("lower layer {} is given twice", lower.given.display()))
+                    .hint("name each layer once, the top one first"));
+            }
+        }
         let writable = match (&self.upper, &self.work) {
             (None, None) => None,
             (Some(upper), Some(work)) => {
@@ -87,6 +93,19 @@ impl Given {
             }
         }
         Ok(Checked { lowers, writable })
+    }
+
+    /// What the union says of its layers, with their names.
+    pub(super) fn explain(&self, e: overlay::Error) -> Error {
+        let layers = match (&self.upper, &self.work) {
+            (Some(upper), Some(work)) => format!("upper {}, work {}", upper.display(), work.display()),
+            _ => self.lowers.iter().map(|l| l.display().to_string()).collect::<Vec<_>>().join(", "),
+        };
+        let error = Error::new(format!("{e} ({layers})"));
+        match e.hint() {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
     }
 
     /// Refuses a mountpoint inside a layer: the layer would then contain the view of itself.

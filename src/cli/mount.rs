@@ -107,7 +107,7 @@ fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result
         Ok(overlay) => Arc::new(overlay),
         Err(e) => {
             mount.abandon();
-            return Err(e.into());
+            return Err(settings.given.explain(e));
         }
     };
     let session = Session::new(mount, overlay.clone(), &settings.tuning)?;

@@ -18,7 +18,7 @@ cases!("bad_input":
     no_newuidmap.onlay().by(&[User::Ordinary]),
     no_such_command.onlay().by(&[User::Root, User::Ordinary, User::Norange]),
     run_without_root_directory.onlay().by(&[User::Root, User::Ordinary]), diff_of_nothing.onlay(),
-    unknown_verb.onlay(),
+    unknown_verb.onlay(), same_layer_twice.onlay(), upper_without_attributes.onlay().by(&[User::Root]),
 );
 
 /// One line `onlay: ..` that names `what`, one line `hint: ..`, no success, no output.
@@ -177,6 +177,26 @@ fn unwritable_upper(cx: &mut Ctx) -> Result<()> {
     refused(cx, &["low"], "ro", "work", "mnt", "ro")?;
     refused(cx, &["low"], "/etc", "work", "mnt", "/etc")?;
     refused(cx, &["low"], "upper", "work", "/etc", "/etc")
+}
+
+fn same_layer_twice(cx: &mut Ctx) -> Result<()> {
+    dirs(cx)?;
+    refused(cx, &["low", "low2", "low/../low"], "", "", "mnt", "low/../low")
+}
+
+fn upper_without_attributes(cx: &mut Ctx) -> Result<()> {
+    dirs(cx)?;
+    // The one file system of every kernel that has no attributes for programs.
+    let script = format!(
+        "set -e; mount -t ramfs none {d}/low2; mkdir {d}/low2/u {d}/low2/w; chmod 755 {d}/low2
+         exec {} mount --lower {d}/low --upper {d}/low2/u --work {d}/low2/w {d}/mnt",
+        cx.binary().display(),
+        d = cx.dir.0.display(),
+    );
+    let out = Out::of(Command::new("unshare").args(["--mount", "--propagation", "private", "sh", "-c", &script]))?;
+    is_clear(&out, &cx.dir.p("low2/w").display().to_string())?;
+    same!(mounts_below(&cx.dir.0)?.len(), 0);
+    Ok(())
 }
 
 /// Runs onlay where `/dev` is ours to arrange.

@@ -66,7 +66,7 @@ impl View {
         let base =
             rustix::fs::stat(&self.base).map_err(|e| Error::new(format!("{}: {}", self.base.display(), why(&e))))?;
         config.hide.push((base.st_dev, base.st_ino));
-        Ok(Overlay::new(layers, config)?)
+        Overlay::new(layers, config).map_err(|e| self.given.explain(e))
     }
 
     fn mount_at(&mut self, target: &Path) -> Result<(), Error> {
