@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags};
 
 use super::error::Error;
-use crate::fuse::{self, FS_TYPE, PID_ATTR};
+use crate::fuse::{self, FS_TYPE, PID_ATTR, SYNC_ATTR};
 use crate::vocab::why;
 
 /// Unmount a merged view, once everything is written
@@ -29,8 +29,8 @@ pub(super) struct Args {
     mountpoint: PathBuf,
 }
 
-/// How long a daemon may take to write what it has.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a daemon may take to end. What it had is written before.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
     let path = resolve(&args.mountpoint)?;
@@ -79,11 +79,12 @@ fn daemon_of(path: &Path) -> Option<OwnedFd> {
     rustix::process::pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()
 }
 
-/// Pushes out what the kernel still has to write. A mount of a dead daemon has nothing.
+/// Pushes out what the kernel still has to write, and then what the daemon has. A mount of a dead daemon has nothing.
 fn sync(path: &Path) -> Result<(), Error> {
     let opened = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
-    match opened.and_then(rustix::fs::syncfs) {
-        Ok(()) | Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::ACCESS) => Ok(()),
+    let synced = opened.and_then(rustix::fs::syncfs).and_then(|()| rustix::fs::getxattr(path, SYNC_ATTR, &mut [0; 16]));
+    match synced {
+        Ok(_) | Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::ACCESS) => Ok(()),
         Err(e) => Err(Error::new(format!("sync {}: {}", path.display(), why(&e)))
             .hint("it is still mounted, and nothing is lost yet")),
     }
@@ -96,7 +97,7 @@ fn wait_for(daemon: &OwnedFd) -> Result<(), Error> {
         let left = Timespec { tv_sec: i64::try_from(left.as_secs()).unwrap_or(0), tv_nsec: left.subsec_nanos().into() };
         match rustix::event::poll(&mut [PollFd::new(daemon, PollFlags::IN)], Some(&left)) {
             Ok(0) => {
-                log::warn!("unmounted, but after {PATIENCE:?} the daemon is still writing");
+                log::warn!("unmounted here and written; its daemon still serves another mount namespace");
                 return Ok(());
             }
             Ok(_) => return Ok(()),

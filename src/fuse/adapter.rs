@@ -20,7 +20,7 @@ use fuser::{
 };
 
 use super::convert::{attr, errno, file_type, nothing, rdev, set_time};
-use super::{PID_ATTR, Tuning};
+use super::{PID_ATTR, SYNC_ATTR, Tuning};
 use crate::overlay::{Attr, Caller, Overlay, ROOT, SetAttr};
 use crate::vocab::{Errno, Kind, Result};
 
@@ -344,6 +344,10 @@ impl Filesystem for Adapter {
         guarded("getxattr", || {
             if ino.0 == ROOT && name == PID_ATTR {
                 return sized(Ok(std::process::id().to_string().into_bytes()), size, reply);
+            }
+            // fuser carries no SYNCFS.
+            if ino.0 == ROOT && name == SYNC_ATTR {
+                return sized(self.overlay.sync_all().map(|()| b"done".to_vec()), size, reply);
             }
             sized(self.overlay.getxattr(ino.0, name.as_bytes()), size, reply);
         });

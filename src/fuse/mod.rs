@@ -19,5 +19,8 @@ pub use session::{Session, Tuning};
 /// The virtual attribute of a mount's root that tells the daemon's process id.
 pub const PID_ATTR: &str = "user.onlay.pid";
 
+/// The virtual attribute of a mount's root that, when it is read, first syncs the upper layer.
+pub const SYNC_ATTR: &str = "user.onlay.sync";
+
 /// The file system type in `/proc/mounts`.
 pub const FS_TYPE: &str = "fuse.onlay";

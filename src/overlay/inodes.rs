@@ -253,6 +253,12 @@ impl Inodes {
         std::mem::take(&mut *self.gone.lock())
     }
 
+    /// Makes the tables as small as what is in them.
+    pub(super) fn shrink(&self) {
+        self.by_key.shrink_to_fit();
+        self.by_ino.shrink_to_fit();
+    }
+
     /// How many numbers are in use.
     pub(super) fn len(&self) -> usize {
         self.by_ino.len()

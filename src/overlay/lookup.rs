@@ -1,16 +1,21 @@
 //! A name of the view to an inode.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
 use super::node::{Below, Key, Link, Node, State, Upper, UpperAt};
 use super::stack::{Lower, Marks};
 use super::{Attr, Overlay};
+use crate::sys;
 use crate::vocab::{Errno, Kind, Result, Stat};
 
 /// What is read again when it was changed meanwhile; not for ever.
 const TRIES: u32 = 100;
+
+/// So many inodes went: time to tidy up.
+const MANY: usize = 1 << 15;
 
 /// What a name is in the view, and in which layers.
 #[derive(Debug)]
@@ -75,11 +80,22 @@ impl Overlay {
 
     /// Caches let go of what belongs to inodes that nobody refers to any more.
     pub(super) fn let_go(&self) {
-        for id in self.inodes.take_gone() {
+        let gone = self.inodes.take_gone();
+        self.tidy_after(gone.len());
+        for id in gone {
             self.dirs.remove(&id);
             self.listings.remove(&id);
             self.files.remove(&(id, false));
             self.files.remove(&(id, true));
+        }
+    }
+
+    /// Once many inodes went, memory goes back to the system, too: a walk must not cost for ever.
+    fn tidy_after(&self, gone: usize) {
+        let before = self.forgotten.fetch_add(gone, Ordering::Relaxed);
+        if before / MANY != (before + gone) / MANY {
+            self.inodes.shrink();
+            sys::alloc::give_back();
         }
     }
 

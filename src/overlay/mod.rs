@@ -45,7 +45,7 @@ mod stack;
 mod xattr;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use crate::layer::{File, Handle};
 use crate::vocab::dialect::Prefix;
@@ -186,6 +186,8 @@ pub struct Overlay {
     listings: quick_cache::sync::Cache<u64, Arc<readdir::Listing>, readdir::BySize>,
     hasher: std::hash::RandomState,
     temp: AtomicU64,
+    /// How many inodes went so far.
+    forgotten: AtomicUsize,
     /// Held by a rename from one directory to another.
     moving: parking_lot::Mutex<()>,
 }

@@ -106,6 +106,7 @@ impl Overlay {
             listings: readdir::cache(),
             hasher: std::hash::RandomState::new(),
             temp: std::sync::atomic::AtomicU64::new(0),
+            forgotten: std::sync::atomic::AtomicUsize::new(0),
             moving: parking_lot::Mutex::new(()),
             config,
         })

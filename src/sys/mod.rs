@@ -1,5 +1,6 @@
 //! The only `unsafe` of the house: system calls that neither rustix nor nix carries, one wrapper each.
 
+pub mod alloc;
 pub mod handle_at;
 pub mod mode;
 pub mod mount;
