@@ -1,1 +1,142 @@
-fn main() {}
+//! Measures onlay side by side with other union filesystems.
+
+mod args;
+mod competitor;
+mod enter;
+mod fixture;
+mod machine;
+mod map;
+mod mounted;
+mod proc;
+mod random;
+mod report;
+mod run;
+mod stats;
+mod tools;
+mod walk;
+mod watch;
+mod workload;
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser as _;
+
+use args::Args;
+use competitor::Missing;
+use fixture::Fixtures;
+use report::{Cell, Report};
+use run::Plan;
+use tools::Tools;
+use watch::Watch;
+use workload::Workload;
+
+/// As shells have it for a program ended by SIGINT.
+const INTERRUPTED: u8 = 130;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match bench(&args) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("bench: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(args: &Args) -> Result<ExitCode> {
+    let rounds = args.rounds()?;
+    let scale = args.scale();
+    let mut workloads: Vec<Workload> = workload::all(&scale);
+    workloads.retain(|w| args.workload.is_empty() || args.workload.iter().any(|part| w.name.contains(part)));
+    ensure!(!workloads.is_empty(), "no workload has such a name; --list names them");
+    if args.list {
+        return say(&workloads.iter().map(|w| format!("{}\n", w.name)).collect::<String>());
+    }
+    let user = enter::enter(args)?;
+    // Before anything is made: from here on, Ctrl-C cleans up.
+    let watch = Watch::start()?;
+    let (competitors, mut missing) = competitor::find(&args.against)?;
+    for m in &missing {
+        eprintln!("not there: {} ({})", m.name, m.hint);
+    }
+    ensure!(!competitors.is_empty(), "nobody to measure");
+    let tools = Tools::find();
+    missing.extend(without_tools(&mut workloads, &tools));
+    ensure!(!workloads.is_empty(), "nothing left to measure");
+
+    let dir = args.dir.canonicalize().with_context(|| args.dir.display().to_string())?;
+    ensure!(!dir.as_os_str().to_string_lossy().contains([':', ',', '\\']), "--dir: no colon, comma or backslash");
+    let site = tempfile::Builder::new().prefix("onlay-bench-").tempdir_in(&dir)?;
+    let mut machine = machine::describe(site.path(), &user);
+    let cold = !args.quick && !args.warm && run::can_drop();
+    let plan =
+        Plan { competitors: &competitors, workloads: &workloads, rounds, scale, tools: &tools, cold, dir: site.path() };
+    let mut fixtures = Fixtures::new(site.path(), scale, &args.layers, &tools, &watch);
+    let rows = run::run(&plan, &mut fixtures, &watch);
+    run::remove(site.path());
+    machine::finish(&mut machine);
+
+    let baseline = Report::baseline_of(&competitors);
+    let notes = notes(cold, rounds);
+    let report = Report { machine, baseline, competitors, missing, rows, notes };
+    if watch.interrupted() {
+        eprintln!("interrupted; complete rows follow");
+    }
+    say(&report::markdown::render(&report)?)?;
+    if let Some(path) = &args.json {
+        write(path, &serde_json::to_string_pretty(&report)?)?;
+    }
+    if let Some(path) = &args.svg {
+        write(path, &report::svg::render(&report)?)?;
+    }
+    let failed = report.rows.iter().flat_map(|r| &r.cells).any(|c| matches!(c, Cell::Failed { .. }));
+    Ok(match (watch.interrupted(), failed) {
+        (true, _) => ExitCode::from(INTERRUPTED),
+        (false, true) => ExitCode::from(2),
+        (false, false) => ExitCode::SUCCESS,
+    })
+}
+
+/// Takes out what can't be run here, and says so.
+fn without_tools(workloads: &mut Vec<Workload>, tools: &Tools) -> Vec<Missing> {
+    let mut missing: Vec<Missing> = Vec::new();
+    workloads.retain(|w| match w.needs.and_then(|tool| tools.lacks(tool)) {
+        Some(m) => {
+            eprintln!("skipped: {}: {} is not there ({})", w.name, m.name, m.hint);
+            if !missing.contains(&m) {
+                missing.push(m);
+            }
+            false
+        }
+        None => true,
+    });
+    missing
+}
+
+fn notes(cold: bool, rounds: usize) -> Vec<String> {
+    let caches = match cold {
+        true => "The machine's caches were dropped before each round of a fresh row.",
+        false => "No caches were dropped: in fresh rows the mount is new, the layers' own data may be cached.",
+    };
+    vec![
+        format!("{rounds} rounds, interleaved, each on a fresh mount. {caches}"),
+        "FUSE requests are not counted: the kernel has no counter for them outside of tracing.".to_owned(),
+    ]
+}
+
+/// To stdout; whoever stopped reading has had enough.
+fn say(words: &str) -> Result<ExitCode> {
+    match std::io::stdout().write_all(words.as_bytes()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+        done => done.context("stdout")?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(path: &Path, words: &str) -> Result<()> {
+    std::fs::write(path, words).with_context(|| path.display().to_string())
+}

@@ -1,0 +1,116 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+
+/// Measure onlay side by side with other union filesystems
+///
+/// Every round has a fresh mount; rounds of the competitors take turns. Data goes to stdout (a Markdown table), words to
+/// stderr.
+#[derive(Debug, clap::Parser)]
+#[command(
+    version,
+    after_help = "\
+Examples:
+  All that is found on this machine, as root:
+    cargo build --release && sudo target/release/bench --json bench.json --svg bench.svg
+  A first look, in a minute or two:
+    cargo run --release -p bench -- --quick
+  One kind of workload, an ordinary user's mounts, on tmpfs:
+    cargo run --release -p bench -- --rootless --workload untar --dir /dev/shm
+  Two builds of onlay:
+    cargo run --release -p bench -- --against onlay=/tmp/old/onlay,overlayfs
+
+Competitors: overlayfs, overlayfs-metacopy (with metacopy=on,redirect_dir=on), fuse-overlayfs, native (a plain copy),
+and onlay=PATH, fuse-overlayfs=PATH. The onlay beside this binary, or the one in $ONLAY, always takes part."
+)]
+pub(crate) struct Args {
+    /// Whom to measure against; default: overlayfs and every fuse-overlayfs found
+    #[arg(long, value_delimiter = ',', value_name = "NAME[=PATH]")]
+    pub(crate) against: Vec<String>,
+    /// Only workloads whose name contains this; may be repeated
+    #[arg(long, value_name = "SUBSTRING")]
+    pub(crate) workload: Vec<String>,
+    /// How often each is measured; default: 5, with --quick 2
+    #[arg(long, value_name = "N")]
+    pub(crate) rounds: Option<usize>,
+    /// Layers of your own for the walks, the top one first
+    #[arg(long, num_args = 1.., value_name = "DIR", conflicts_with = "synthetic")]
+    pub(crate) layers: Vec<PathBuf>,
+    /// Files in the layers made up; default: 20,000, with --quick 2,000
+    #[arg(long, value_name = "FILES")]
+    pub(crate) synthetic: Option<usize>,
+    /// In a user namespace of an ordinary user
+    #[arg(long)]
+    pub(crate) rootless: bool,
+    /// Where to work (a filesystem with extended attributes)
+    #[arg(long, default_value = "/var/tmp", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Never drop the machine's caches
+    #[arg(long)]
+    pub(crate) warm: bool,
+    /// Write everything measured to this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Draw a chart into this file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Small sizes, few rounds, caches left alone
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Name the workloads and go
+    #[arg(long)]
+    pub(crate) list: bool,
+}
+
+impl Args {
+    /// How much of everything.
+    pub(crate) fn scale(&self) -> Scale {
+        let mut scale = if self.quick { Scale::QUICK } else { Scale::FULL };
+        scale.tree = self.synthetic.unwrap_or(scale.tree);
+        scale
+    }
+
+    pub(crate) fn rounds(&self) -> Result<usize> {
+        let rounds = self.rounds.unwrap_or(if self.quick { 2 } else { 5 });
+        ensure!(rounds > 0, "--rounds 0 measures nothing");
+        Ok(rounds)
+    }
+}
+
+/// Sizes of what is worked on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    /// Files in the synthetic layers.
+    pub(crate) tree: usize,
+    /// Calls of the hot workloads.
+    pub(crate) calls: usize,
+    /// Files created.
+    pub(crate) create: usize,
+    /// Files in the archive.
+    pub(crate) untar: usize,
+    /// MiB of the file that is read and written.
+    pub(crate) data: u64,
+    /// MiB of the file appended to.
+    pub(crate) big: u64,
+    /// Files in the git repository.
+    pub(crate) repo: usize,
+    /// Headers included, modules imported.
+    pub(crate) sources: usize,
+}
+
+impl Scale {
+    const FULL: Self = Self {
+        tree: 20_000,
+        calls: 20_000,
+        create: 5_000,
+        untar: 9_000,
+        data: 256,
+        big: 1024,
+        repo: 4_000,
+        sources: 600,
+    };
+    const QUICK: Self =
+        Self { tree: 2_000, calls: 5_000, create: 500, untar: 900, data: 16, big: 64, repo: 400, sources: 100 };
+}

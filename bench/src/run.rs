@@ -1,0 +1,219 @@
+//! The rounds: every competitor in turn, a fresh mount each time, everything gone afterwards.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::Scale;
+use crate::competitor::{Competitor, Kind, initial_root};
+use crate::fixture::{Fixtures, Set, copy_layers};
+use crate::mounted::{Mounted, Place};
+use crate::proc::Usage;
+use crate::report::{Cell, Row, Used};
+use crate::stats::Summary;
+use crate::tools::Tools;
+use crate::watch::Watch;
+use crate::workload::{Cx, Work, Workload};
+
+/// What is run, and how.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    pub(crate) competitors: &'a [Competitor],
+    pub(crate) workloads: &'a [Workload],
+    pub(crate) rounds: usize,
+    pub(crate) scale: Scale,
+    pub(crate) tools: &'a Tools,
+    /// The machine's caches may be dropped before a fresh round.
+    pub(crate) cold: bool,
+    /// Ours, empty; removed by the caller.
+    pub(crate) dir: &'a Path,
+}
+
+/// One time.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    time: Duration,
+    used: Option<Usage>,
+}
+
+/// The caches of the machine can be dropped.
+pub(crate) fn can_drop() -> bool {
+    initial_root()
+}
+
+/// Runs everything; when interrupted, what is complete is there.
+pub(crate) fn run(plan: &Plan<'_>, fixtures: &mut Fixtures<'_>, watch: &Watch) -> Vec<Row> {
+    let steps = plan.workloads.len() * plan.rounds * plan.competitors.len();
+    let bar = ProgressBar::new(steps as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (left: {eta}) {msg}") {
+        bar.set_style(style);
+    }
+    let mut rows = Vec::new();
+    for (nth, workload) in plan.workloads.iter().enumerate() {
+        let mut samples: Vec<Result<Vec<Sample>>> = plan.competitors.iter().map(|_| Ok(Vec::new())).collect();
+        for round in 0..plan.rounds {
+            for i in 0..plan.competitors.len() {
+                // Nobody is always the first, or always behind the same one.
+                let i = if round % 2 == 0 { i } else { plan.competitors.len() - 1 - i };
+                let competitor = &plan.competitors[i];
+                bar.set_message(format!("{}: {}", workload.name, competitor.label));
+                bar.tick();
+                if let Ok(so_far) = &mut samples[i] {
+                    match one(plan, fixtures, watch, competitor, workload) {
+                        Ok(sample) => so_far.push(sample),
+                        Err(e) => samples[i] = Err(e),
+                    }
+                }
+                if watch.interrupted() {
+                    bar.abandon();
+                    return rows;
+                }
+                bar.inc(1);
+            }
+        }
+        if bar.is_hidden() {
+            eprintln!("{}/{} {}", nth + 1, plan.workloads.len(), workload.name);
+        }
+        let cells = samples.iter().map(cell).collect();
+        rows.push(Row { workload: workload.name.clone(), cells });
+    }
+    bar.finish_and_clear();
+    rows
+}
+
+fn cell(samples: &Result<Vec<Sample>>) -> Cell {
+    let samples = match samples {
+        Ok(samples) => samples,
+        Err(e) => return Cell::Failed { why: format!("{e:#}") },
+    };
+    let times: Vec<f64> = samples.iter().map(|s| s.time.as_secs_f64()).collect();
+    let Some(summary) = Summary::of(&times) else { return Cell::Failed { why: "not measured".into() } };
+    let used: Vec<Usage> = samples.iter().filter_map(|s| s.used).collect();
+    let cpu = Summary::of(&used.iter().map(|u| u.cpu).collect::<Vec<_>>());
+    let daemon = cpu.map(|cpu| Used {
+        cpu: cpu.median,
+        peak_rss: used.iter().map(|u| u.peak_rss).max().unwrap_or_default(),
+        fds: used.iter().map(|u| u.fds).max().unwrap_or_default(),
+    });
+    Cell::Done { summary, times, daemon }
+}
+
+/// One round of one competitor.
+fn one(
+    plan: &Plan<'_>,
+    fixtures: &mut Fixtures<'_>,
+    watch: &Watch,
+    competitor: &Competitor,
+    workload: &Workload,
+) -> Result<Sample> {
+    let round = Round::new(plan.dir)?;
+    let lowers = fixtures.lowers(workload.set)?;
+    let mut place = Place {
+        lowers,
+        upper: round.dir("upper")?,
+        work: round.dir("work")?,
+        merged: round.dir("merged")?,
+        log: round.0.join("log"),
+    };
+    if competitor.kind == Kind::Native {
+        place.merged = native(fixtures, workload, &place)?;
+    }
+    if workload.fresh && plan.cold {
+        drop_caches()?;
+    }
+    let mounted = Mounted::new(competitor, &place, watch)?;
+    let (mounted, sample) = measure(plan, mounted, place.merged, watch, workload)?;
+    mounted.end()?;
+    Ok(sample)
+}
+
+fn measure<'w>(
+    plan: &Plan<'_>,
+    mut mounted: Mounted<'w>,
+    merged: PathBuf,
+    watch: &Watch,
+    workload: &Workload,
+) -> Result<(Mounted<'w>, Sample)> {
+    let prepare = match workload.work {
+        Work::Mounting => {
+            let sample = Sample { time: mounted.took, used: mounted.usage() };
+            return Ok((mounted, sample));
+        }
+        Work::Mounted(prepare) => prepare,
+    };
+    let cx = Cx { merged, scale: plan.scale, tools: plan.tools.clone(), watch: watch.clone() };
+    let timed = prepare(&cx).context("set-up");
+    let timed = mounted.check(timed)?;
+    let before = mounted.usage();
+    let start = Instant::now();
+    let done = timed();
+    let time = start.elapsed();
+    let after = mounted.usage();
+    mounted.check(done)?;
+    let used = before.zip(after).map(|(before, after)| Usage { cpu: after.cpu - before.cpu, ..after });
+    Ok((mounted, Sample { time, used }))
+}
+
+/// A copy that may be changed, or the one that is kept for looking at.
+fn native(fixtures: &mut Fixtures<'_>, workload: &Workload, place: &Place) -> Result<PathBuf> {
+    ensure!(!matches!(workload.work, Work::Mounting), "nothing to mount");
+    // Where files are only added, an empty directory does as well.
+    if workload.writes && !matches!(workload.set, Set::Few(_)) {
+        copy_layers(&place.lowers, &place.merged)?;
+    } else if !workload.writes {
+        return fixtures.copy(workload.set);
+    }
+    Ok(place.merged.clone())
+}
+
+/// All that is clean goes; what is dirty is written first, so that nobody pays for another's data.
+fn drop_caches() -> Result<()> {
+    rustix::fs::sync();
+    fs::write("/proc/sys/vm/drop_caches", "3").context("drop_caches")
+}
+
+/// A directory for one round.
+#[derive(Debug)]
+struct Round(PathBuf);
+
+impl Round {
+    fn new(parent: &Path) -> Result<Self> {
+        let dir = parent.join("R");
+        fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
+        Ok(Self(dir))
+    }
+
+    fn dir(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.0.join(name);
+        fs::create_dir(&dir)?;
+        Ok(dir)
+    }
+}
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        remove(&self.0);
+    }
+}
+
+/// Removes a directory of ours. A mount that is still there is kept out: `rm` does not go into it.
+pub(crate) fn remove(dir: &Path) {
+    let mut rm = std::process::Command::new("rm");
+    // The work directory of a union may be one that an ordinary user can't list.
+    let status = match fs::remove_dir_all(dir.join("work")) {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+            let mut chmod = std::process::Command::new("chmod");
+            chmod.args(["-R", "u+rwx"]).arg(dir.join("work")).status().map(drop)
+        }
+        _ => Ok(()),
+    };
+    let status = status.and_then(|()| rm.args(["-rf", "--one-file-system", "--"]).arg(dir).status());
+    match status {
+        Ok(s) if s.success() => {}
+        Ok(s) => eprintln!("rm {}: {s}", dir.display()),
+        Err(e) => eprintln!("rm {}: {e}", dir.display()),
+    }
+}
