@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::Scale;
@@ -61,7 +61,7 @@ pub(crate) fn run(plan: &Plan<'_>, fixtures: &mut Fixtures<'_>, watch: &Watch) -
                 let competitor = &plan.competitors[i];
                 bar.set_message(format!("{}: {}", workload.name, competitor.label));
                 bar.tick();
-                if let Ok(so_far) = &mut samples[i] {
+                if let (Ok(so_far), true) = (&mut samples[i], applies(competitor, workload)) {
                     match one(plan, fixtures, watch, competitor, workload) {
                         Ok(sample) => so_far.push(sample),
                         Err(e) => samples[i] = Err(e),
@@ -77,15 +77,21 @@ pub(crate) fn run(plan: &Plan<'_>, fixtures: &mut Fixtures<'_>, watch: &Watch) -
         if bar.is_hidden() {
             eprintln!("{}/{} {}", nth + 1, plan.workloads.len(), workload.name);
         }
-        let cells = samples.iter().map(cell).collect();
+        let cells = samples.iter().zip(plan.competitors).map(|(s, c)| cell(s, applies(c, workload))).collect();
         rows.push(Row { workload: workload.name.clone(), cells });
     }
     bar.finish_and_clear();
     rows
 }
 
-fn cell(samples: &Result<Vec<Sample>>) -> Cell {
+/// A copy is not mounted.
+fn applies(competitor: &Competitor, workload: &Workload) -> bool {
+    competitor.kind != Kind::Native || !matches!(workload.work, Work::Mounting)
+}
+
+fn cell(samples: &Result<Vec<Sample>>, applies: bool) -> Cell {
     let samples = match samples {
+        Ok(_) if !applies => return Cell::DoesNotApply,
         Ok(samples) => samples,
         Err(e) => return Cell::Failed { why: format!("{e:#}") },
     };
@@ -159,7 +165,6 @@ fn measure<'w>(
 
 /// A copy that may be changed, or the one that is kept for looking at.
 fn native(fixtures: &mut Fixtures<'_>, workload: &Workload, place: &Place) -> Result<PathBuf> {
-    ensure!(!matches!(workload.work, Work::Mounting), "nothing to mount");
     // Where files are only added, an empty directory does as well.
     if workload.writes && !matches!(workload.set, Set::Few(_)) {
         copy_layers(&place.lowers, &place.merged)?;

@@ -54,6 +54,7 @@ fn text(report: &Report, row: &Row, column: usize) -> String {
     let summary = match &row.cells[column] {
         Cell::Done { summary, .. } => summary,
         Cell::Failed { .. } => return "failed".to_owned(),
+        Cell::DoesNotApply => return "–".to_owned(),
     };
     let spread = match summary.rounds {
         1 => String::new(),
@@ -119,7 +120,11 @@ pub(crate) fn times_as(ratio: f64) -> String {
         r if r >= 9.95 => format!("{r:.0}×"),
         r if r >= 1.995 => format!("{r:.1}×"),
         r if r >= 0.0995 => format!("{r:.2}×"),
-        r => format!("{r:.4}×"),
+        r if r > 0.0 => {
+            let digits = (1.0 - r.log10().floor()).clamp(2.0, 9.0) as usize;
+            format!("{r:.digits$}×")
+        }
+        _ => "0×".to_owned(),
     }
 }
 
@@ -132,7 +137,7 @@ mod tests {
         let of = [123.4, 12.34, 1.234, 0.9996, 0.1234, 0.01234, 0.001_234, 0.000_012];
         let expected = ["123 s", "12.3 s", "1.23 s", "1.00 s", "123 ms", "12.3 ms", "1.23 ms", "12 µs"];
         assert_eq!(of.map(duration), expected);
-        assert_eq!([14.0, 2.5, 1.05, 0.02].map(times_as), ["14×", "2.5×", "1.05×", "0.0200×"]);
+        assert_eq!([14.0, 2.5, 1.05, 0.02, 0.000_123].map(times_as), ["14×", "2.5×", "1.05×", "0.020×", "0.00012×"]);
     }
 
     #[test]
@@ -148,7 +153,8 @@ Median of wall time (min..max), and its ratio to overlayfs: less is better.
 | workload | onlay 0.1.0 | overlayfs | fuse-overlayfs 1.10 |
 |---|--:|--:|--:|
 | walk | 210 ms (200 ms..300 ms) **2.1×** | 100 ms (100 ms..200 ms) | 1.40 s (1.30 s..1.50 s) **14×** |
-| mv | 50 µs **0.0000×** | 2.00 s | failed |
+| mv | 50 µs **0.000025×** | 2.00 s | failed |
+| mount | – | 2.00 ms | 4.00 ms **2.0×** |
 
 | daemon | CPU time, all rows once | peak RSS | descriptors |
 |---|--:|--:|--:|

@@ -58,6 +58,8 @@ pub(crate) enum Cell {
     Failed {
         why: String,
     },
+    /// There is no such thing for this competitor.
+    DoesNotApply,
 }
 
 /// What a daemon used.
@@ -75,14 +77,14 @@ impl Cell {
     pub(crate) fn median(&self) -> Option<f64> {
         match self {
             Self::Done { summary, .. } => Some(summary.median),
-            Self::Failed { .. } => None,
+            Self::Failed { .. } | Self::DoesNotApply => None,
         }
     }
 
     fn daemon(&self) -> Option<Used> {
         match self {
             Self::Done { daemon, .. } => *daemon,
-            Self::Failed { .. } => None,
+            Self::Failed { .. } | Self::DoesNotApply => None,
         }
     }
 }
@@ -153,6 +155,10 @@ pub(crate) mod tests {
                         done(&[2.0], None),
                         Cell::Failed { why: "its daemon died: signal: 11 | sorry".into() },
                     ],
+                },
+                Row {
+                    workload: "mount".into(),
+                    cells: vec![Cell::DoesNotApply, done(&[0.002], None), done(&[0.004], None)],
                 },
             ],
             notes: vec!["a note".into()],

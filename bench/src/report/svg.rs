@@ -127,9 +127,9 @@ mod tests {
         let mut report = crate::report::tests::example();
         report.rows[0].workload = "a < b".into();
         let svg = render(&report).unwrap();
-        // Two in the legend, two of onlay, one of fuse-overlayfs.
-        assert_eq!(svg.matches("<rect").count(), 5);
-        assert_eq!(svg.matches("no result").count(), 1);
+        // Two in the legend, two of onlay, two of fuse-overlayfs.
+        assert_eq!(svg.matches("<rect").count(), 6);
+        assert_eq!(svg.matches("no result").count(), 2);
         assert!(svg.contains("a &lt; b") && svg.trim_end().ends_with("</svg>"));
         assert!(!svg.contains("NaN") && !svg.contains("inf"));
     }
