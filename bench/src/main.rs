@@ -10,6 +10,7 @@ mod mounted;
 mod proc;
 mod random;
 mod report;
+mod requests;
 mod run;
 mod stats;
 mod tools;
@@ -28,6 +29,7 @@ use args::Args;
 use competitor::Missing;
 use fixture::Fixtures;
 use report::{Cell, Report};
+use requests::Counter;
 use run::Plan;
 use tools::Tools;
 use watch::Watch;
@@ -73,15 +75,25 @@ fn bench(args: &Args) -> Result<ExitCode> {
     let site = tempfile::Builder::new().prefix("onlay-bench-").tempdir_in(&dir)?;
     let mut machine = machine::describe(site.path(), &user);
     let cold = !args.quick && !args.warm && run::can_drop();
-    let plan =
-        Plan { competitors: &competitors, workloads: &workloads, rounds, scale, tools: &tools, cold, dir: site.path() };
+    let counter = Counter::new(site.path());
+    let plan = Plan {
+        competitors: &competitors,
+        workloads: &workloads,
+        rounds,
+        scale,
+        tools: &tools,
+        cold,
+        dir: site.path(),
+        counter: counter.as_ref().ok(),
+    };
     let mut fixtures = Fixtures::new(site.path(), scale, &args.layers, &tools, &watch);
     let rows = run::run(&plan, &mut fixtures, &watch);
+    let uncounted = counter.err().map(|e| format!("{e:#}"));
     run::remove(site.path());
     machine::finish(&mut machine);
 
     let baseline = Report::baseline_of(&competitors);
-    let notes = notes(cold, rounds);
+    let notes = notes(cold, rounds, uncounted);
     let report = Report { machine, baseline, competitors, missing, rows, notes };
     if watch.interrupted() {
         eprintln!("interrupted; complete rows follow");
@@ -117,15 +129,16 @@ fn without_tools(workloads: &mut Vec<Workload>, tools: &Tools) -> Vec<Missing> {
     missing
 }
 
-fn notes(cold: bool, rounds: usize) -> Vec<String> {
+fn notes(cold: bool, rounds: usize, uncounted: Option<String>) -> Vec<String> {
     let caches = match cold {
         true => "The machine's caches were dropped before each round of a fresh row.",
         false => "No caches were dropped: in fresh rows the mount is new, the layers' own data may be cached.",
     };
-    vec![
-        format!("{rounds} rounds, interleaved, each on a fresh mount. {caches}"),
-        "FUSE requests are not counted: the kernel has no counter for them outside of tracing.".to_owned(),
-    ]
+    let requests = match uncounted {
+        None => "FUSE requests were counted in one more round that is not in the times.".to_owned(),
+        Some(why) => format!("FUSE requests are not counted: the kernel does so for root by tracing only ({why})."),
+    };
+    vec![format!("{rounds} rounds, interleaved, each on a fresh mount. {caches}"), requests]
 }
 
 /// To stdout; whoever stopped reading has had enough.

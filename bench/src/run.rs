@@ -13,6 +13,7 @@ use crate::fixture::{Fixtures, Set, copy_layers};
 use crate::mounted::{Mounted, Place};
 use crate::proc::Usage;
 use crate::report::{Cell, Row, Used};
+use crate::requests::{Counter, Requests};
 use crate::stats::Summary;
 use crate::tools::Tools;
 use crate::watch::Watch;
@@ -28,8 +29,10 @@ pub(crate) struct Plan<'a> {
     pub(crate) tools: &'a Tools,
     /// The machine's caches may be dropped before a fresh round.
     pub(crate) cold: bool,
-    /// Ours, empty; removed by the caller.
+    /// Ours; removed by the caller.
     pub(crate) dir: &'a Path,
+    /// Counts FUSE requests, where that is possible.
+    pub(crate) counter: Option<&'a Counter>,
 }
 
 /// One time.
@@ -46,7 +49,8 @@ pub(crate) fn can_drop() -> bool {
 
 /// Runs everything; when interrupted, what is complete is there.
 pub(crate) fn run(plan: &Plan<'_>, fixtures: &mut Fixtures<'_>, watch: &Watch) -> Vec<Row> {
-    let steps = plan.workloads.len() * plan.rounds * plan.competitors.len();
+    let counted = usize::from(plan.counter.is_some());
+    let steps = plan.workloads.len() * (plan.rounds + counted) * plan.competitors.len();
     let bar = ProgressBar::new(steps as u64);
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (left: {eta}) {msg}") {
         bar.set_style(style);
@@ -54,16 +58,20 @@ pub(crate) fn run(plan: &Plan<'_>, fixtures: &mut Fixtures<'_>, watch: &Watch) -
     let mut rows = Vec::new();
     for (nth, workload) in plan.workloads.iter().enumerate() {
         let mut samples: Vec<Result<Vec<Sample>>> = plan.competitors.iter().map(|_| Ok(Vec::new())).collect();
-        for round in 0..plan.rounds {
+        let mut requests: Vec<Option<Requests>> = vec![None; plan.competitors.len()];
+        for round in 0..plan.rounds + counted {
             for i in 0..plan.competitors.len() {
                 // Nobody is always the first, or always behind the same one.
                 let i = if round % 2 == 0 { i } else { plan.competitors.len() - 1 - i };
                 let competitor = &plan.competitors[i];
                 bar.set_message(format!("{}: {}", workload.name, competitor.label));
                 bar.tick();
-                if let (Ok(so_far), true) = (&mut samples[i], applies(competitor, workload)) {
-                    match one(plan, fixtures, watch, competitor, workload) {
-                        Ok(sample) => so_far.push(sample),
+                // One more round, as counting takes time.
+                let counter = plan.counter.filter(|_| round == plan.rounds);
+                if let (Ok(so_far), true) = (&mut samples[i], applies(competitor, workload, counter.is_some())) {
+                    match one(plan, fixtures, watch, competitor, workload, counter) {
+                        Ok((_, counts)) if counter.is_some() => requests[i] = counts,
+                        Ok((sample, _)) => so_far.push(sample),
                         Err(e) => samples[i] = Err(e),
                     }
                 }
@@ -77,19 +85,25 @@ pub(crate) fn run(plan: &Plan<'_>, fixtures: &mut Fixtures<'_>, watch: &Watch) -
         if bar.is_hidden() {
             eprintln!("{}/{} {}", nth + 1, plan.workloads.len(), workload.name);
         }
-        let cells = samples.iter().zip(plan.competitors).map(|(s, c)| cell(s, applies(c, workload))).collect();
+        let cells = samples.iter().zip(requests).zip(plan.competitors);
+        let cells = cells.map(|((s, r), c)| cell(s, r, applies(c, workload, false))).collect();
         rows.push(Row { workload: workload.name.clone(), cells });
     }
     bar.finish_and_clear();
     rows
 }
 
-/// A copy is not mounted.
-fn applies(competitor: &Competitor, workload: &Workload) -> bool {
-    competitor.kind != Kind::Native || !matches!(workload.work, Work::Mounting)
+/// A copy is not mounted, and only FUSE has requests to count.
+fn applies(competitor: &Competitor, workload: &Workload, counting: bool) -> bool {
+    let mounting = matches!(workload.work, Work::Mounting);
+    match competitor.kind {
+        Kind::Onlay | Kind::FuseOverlayfs => !(mounting && counting),
+        Kind::Overlayfs | Kind::OverlayfsMetacopy => !counting,
+        Kind::Native => !mounting && !counting,
+    }
 }
 
-fn cell(samples: &Result<Vec<Sample>>, applies: bool) -> Cell {
+fn cell(samples: &Result<Vec<Sample>>, requests: Option<Requests>, applies: bool) -> Cell {
     let samples = match samples {
         Ok(_) if !applies => return Cell::DoesNotApply,
         Ok(samples) => samples,
@@ -104,7 +118,7 @@ fn cell(samples: &Result<Vec<Sample>>, applies: bool) -> Cell {
         peak_rss: used.iter().map(|u| u.peak_rss).max().unwrap_or_default(),
         fds: used.iter().map(|u| u.fds).max().unwrap_or_default(),
     });
-    Cell::Done { summary, times, daemon }
+    Cell::Done { summary, times, daemon, requests }
 }
 
 /// One round of one competitor.
@@ -114,7 +128,8 @@ fn one(
     watch: &Watch,
     competitor: &Competitor,
     workload: &Workload,
-) -> Result<Sample> {
+    counter: Option<&Counter>,
+) -> Result<(Sample, Option<Requests>)> {
     let round = Round::new(plan.dir)?;
     let lowers = fixtures.lowers(workload.set)?;
     let mut place = Place {
@@ -127,13 +142,13 @@ fn one(
     if competitor.kind == Kind::Native {
         place.merged = native(fixtures, workload, &place)?;
     }
-    if workload.fresh && plan.cold {
+    if workload.fresh && plan.cold && counter.is_none() {
         drop_caches()?;
     }
     let mounted = Mounted::new(competitor, &place, watch)?;
-    let (mounted, sample) = measure(plan, mounted, place.merged, watch, workload)?;
+    let (mounted, sample, requests) = measure(plan, mounted, place.merged, watch, workload, counter)?;
     mounted.end()?;
-    Ok(sample)
+    Ok((sample, requests))
 }
 
 fn measure<'w>(
@@ -142,11 +157,12 @@ fn measure<'w>(
     merged: PathBuf,
     watch: &Watch,
     workload: &Workload,
-) -> Result<(Mounted<'w>, Sample)> {
+    counter: Option<&Counter>,
+) -> Result<(Mounted<'w>, Sample, Option<Requests>)> {
     let prepare = match workload.work {
         Work::Mounting => {
             let sample = Sample { time: mounted.took, used: mounted.usage() };
-            return Ok((mounted, sample));
+            return Ok((mounted, sample, None));
         }
         Work::Mounted(prepare) => prepare,
     };
@@ -155,12 +171,21 @@ fn measure<'w>(
     let timed = mounted.check(timed)?;
     let before = mounted.usage();
     let start = Instant::now();
-    let done = timed();
+    let done = match counter {
+        Some(counter) => counter.count(&cx.merged, timed).map(Some),
+        None => timed().map(|()| None),
+    };
     let time = start.elapsed();
     let after = mounted.usage();
-    mounted.check(done)?;
+    let requests = match mounted.check(done)? {
+        Some(Err(e)) => {
+            eprintln!("{}: requests not counted: {e:#}", workload.name);
+            None
+        }
+        counts => counts.and_then(Result::ok),
+    };
     let used = before.zip(after).map(|(before, after)| Usage { cpu: after.cpu - before.cpu, ..after });
-    Ok((mounted, Sample { time, used }))
+    Ok((mounted, Sample { time, used }, requests))
 }
 
 /// A copy that may be changed, or the one that is kept for looking at.

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::{Cell, Report, Row};
+use crate::requests::Requests;
 
 /// The whole report.
 pub(crate) fn render(report: &Report) -> Result<String, fmt::Error> {
@@ -10,6 +11,7 @@ pub(crate) fn render(report: &Report) -> Result<String, fmt::Error> {
     head(report, &mut out)?;
     times(report, &mut out)?;
     daemons(report, &mut out)?;
+    requests(report, &mut out)?;
     failures(report, &mut out)?;
     Ok(out)
 }
@@ -83,6 +85,41 @@ fn daemons(report: &Report, out: &mut String) -> fmt::Result {
         writeln!(out, "| {} | {cpu:.2} s | {rss:.1} MiB | {fds} |", plain(&c.label))?;
     }
     if any { writeln!(out) } else { Ok(()) }
+}
+
+fn requests(report: &Report, out: &mut String) -> fmt::Result {
+    let of = |row: &Row, column: usize| match row.cells.get(column) {
+        Some(Cell::Done { requests: Some(requests), .. }) => Some(most(requests)),
+        _ => None,
+    };
+    let counted = |column: &usize| report.rows.iter().any(|row| of(row, *column).is_some());
+    let columns: Vec<usize> = (0..report.competitors.len()).filter(counted).collect();
+    if columns.is_empty() {
+        return Ok(());
+    }
+    write!(out, "| FUSE requests in one round |")?;
+    for column in &columns {
+        write!(out, " {} |", plain(&report.competitors[*column].label))?;
+    }
+    writeln!(out, "\n|---|{}", "---|".repeat(columns.len()))?;
+    for row in report.rows.iter().filter(|row| columns.iter().any(|c| of(row, *c).is_some())) {
+        write!(out, "| {} |", plain(&row.workload))?;
+        for column in &columns {
+            write!(out, " {} |", of(row, *column).unwrap_or_else(|| "–".to_owned()))?;
+        }
+        writeln!(out)?;
+    }
+    writeln!(out)
+}
+
+/// The most frequent ones first.
+fn most(requests: &Requests) -> String {
+    let mut sorted: Vec<_> = requests.iter().collect();
+    sorted.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
+    match sorted.is_empty() {
+        true => "none".to_owned(),
+        false => sorted.iter().map(|(name, n)| format!("{name} {n}")).collect::<Vec<_>>().join(", "),
+    }
 }
 
 fn failures(report: &Report, out: &mut String) -> fmt::Result {
@@ -160,6 +197,11 @@ Median of wall time (min..max), and its ratio to overlayfs: less is better.
 |---|--:|--:|--:|
 | onlay 0.1.0 | 0.50 s | 2.0 MiB | 9 |
 | fuse-overlayfs 1.10 | 0.25 s | 2.0 MiB | 9 |
+
+| FUSE requests in one round | onlay 0.1.0 | fuse-overlayfs 1.10 |
+|---|---|---|
+| walk | READ 300, LOOKUP 2 | READ 300, LOOKUP 2 |
+| mv | READ 300, LOOKUP 2 | – |
 
 - mv, fuse-overlayfs 1.10: its daemon died: signal: 11 \| sorry
 ";

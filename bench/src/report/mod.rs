@@ -6,6 +6,7 @@ pub(crate) mod svg;
 use serde::Serialize;
 
 use crate::competitor::{Competitor, Kind, Missing};
+use crate::requests::Requests;
 use crate::stats::Summary;
 
 /// Everything.
@@ -54,6 +55,8 @@ pub(crate) enum Cell {
         times: Vec<f64>,
         /// Of the daemon, where there is one.
         daemon: Option<Used>,
+        /// FUSE requests of one round by type, where they can be counted.
+        requests: Option<Requests>,
     },
     Failed {
         why: String,
@@ -108,7 +111,8 @@ pub(crate) mod tests {
     use super::*;
 
     fn done(times: &[f64], daemon: Option<Used>) -> Cell {
-        Cell::Done { summary: Summary::of(times).unwrap(), times: times.to_vec(), daemon }
+        let requests = daemon.map(|_| [("LOOKUP", 2), ("READ", 300)].map(|(k, n)| (k.to_owned(), n)).into());
+        Cell::Done { summary: Summary::of(times).unwrap(), times: times.to_vec(), daemon, requests }
     }
 
     /// A report with a bit of everything.
