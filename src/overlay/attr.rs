@@ -28,7 +28,7 @@ impl Overlay {
                 _ => None,
             }
         };
-        let mut stat = if node.has_upper() {
+        let stat = if node.has_upper() {
             let stat = self.with_upper(node, |dir, name| self.upper_stat(dir, name))?;
             match below {
                 Some(b) if node.state.lock().upper.as_ref().is_some_and(|u| u.metacopy) => {
@@ -43,7 +43,6 @@ impl Overlay {
                 Ok(self.shown(dir.stat(name)?, marks.as_ref()))
             })?
         };
-        stat.kind = node.kind;
         Ok(self.attr_of(node, stat))
     }
 
@@ -66,6 +65,8 @@ impl Overlay {
 
     fn attr_of_locked(&self, node: &Node, mut stat: Stat, nlink: Option<u32>, merged: bool) -> Attr {
         stat.ino = node.ino;
+        // That of a file which stands for a device is not the disk's.
+        stat.kind = node.kind;
         stat.nlink = match (merged, nlink) {
             // As kernel overlayfs: nobody counts the subdirectories of all layers; find(1) knows what 1 means.
             (true, None) => 1,
@@ -138,21 +139,24 @@ impl Overlay {
         if !self.config.stored_owners {
             return dir.chown(name, uid, gid);
         }
-        let on_disk = dir.stat(name)?;
         let now = self.upper_stat(dir, name)?;
         let wanted =
             Stat { uid: uid.unwrap_or(now.uid), gid: gid.unwrap_or(now.gid), mode: mode.unwrap_or(now.mode), ..now };
+        self.store_owner(dir, name, &wanted)
+    }
+
+    /// Remembers owner, mode and type of an upper object in its attribute, as far as it can have one.
+    pub(super) fn store_owner(&self, dir: &Handle, name: &[u8], wanted: &Stat) -> Result<()> {
+        let on_disk = dir.stat(name)?;
         if matches!(on_disk.kind, Kind::File | Kind::Dir) {
             // The daemon itself must be able to work on it, whoever owns it in the view.
             let least = if on_disk.kind == Kind::Dir { 0o700 } else { 0o600 };
             dir.chmod(name, wanted.mode & 0o777 | least)?;
-            return dir.setxattr(name, STORED_STAT, &StoredStat::of(&wanted).format(), 0);
+            return dir.setxattr(name, STORED_STAT, &StoredStat::of(wanted).format(), 0);
         }
+        let now = self.upper_stat(dir, name)?;
         if (wanted.uid, wanted.gid) == (now.uid, now.gid) {
-            return match mode {
-                Some(m) if on_disk.kind != Kind::Symlink => dir.chmod(name, m & 0o7777),
-                _ => Ok(()),
-            };
+            return if on_disk.kind == Kind::Symlink { Ok(()) } else { dir.chmod(name, wanted.mode) };
         }
         // A link or a pipe takes no attribute of users; its owner is not remembered.
         log::debug!("{}: the owner of this {:?} can't be kept", String::from_utf8_lossy(name), on_disk.kind);

@@ -144,6 +144,7 @@ impl Overlay {
                 }
             }
             Kind::Symlink => work.symlink(&self.readlink_lower(source)?, temp),
+            kind if kind.is_whiteout(source.stat.rdev) => self.build_device(work, temp, 0o600),
             kind => match work.mknod(temp, kind, 0o600, source.stat.rdev) {
                 // Its type goes into the attribute.
                 Err(Errno::PERM) if self.config.stored_owners => work.mknod(temp, Kind::File, 0o600, 0),
@@ -169,8 +170,10 @@ impl Overlay {
         let work = &self.tree()?.work;
         let stat = &source.stat;
         let fresh = work.stat(temp)?;
-        if self.config.stored_owners || (fresh.uid, fresh.gid) != (stat.uid, stat.gid) {
-            self.own(work, temp, Some(stat.uid), Some(stat.gid), Some(stat.mode))?;
+        if self.config.stored_owners {
+            self.store_owner(work, temp, stat)?;
+        } else if (fresh.uid, fresh.gid) != (stat.uid, stat.gid) {
+            work.chown(temp, Some(stat.uid), Some(stat.gid))?;
         }
         for attr in source.dir.listxattr(&source.name)? {
             if attr == STORED_STAT || self.prefix.unescape(&attr).is_none() {
@@ -228,6 +231,9 @@ impl Overlay {
             let dir = self.upper_dir(&link.parent)?;
             if node.kind != Kind::Dir {
                 self.set_impure(&link.parent, &dir)?;
+                if self.is_device(node) {
+                    self.set_devices(&link.parent, &dir)?;
+                }
             }
             let st = tree.work.stat(temp)?;
             return keep_times(&dir, || {
@@ -255,6 +261,9 @@ impl Overlay {
             }
             let dir = self.upper_dir(&link.parent)?;
             self.set_impure(&link.parent, &dir)?;
+            if self.is_device(node) {
+                self.set_devices(&link.parent, &dir)?;
+            }
             keep_times(&dir, || self.link_indexed(node, &index, &dir, &link.name))?;
         }
         Ok(())
@@ -290,8 +299,9 @@ impl Overlay {
     fn adopt(&self, node: &Arc<Node>, upper: Upper, nlink: Option<u32>) {
         self.inodes.add_key(node, upper.key);
         {
+            let device = self.is_device(node);
             let mut state = node.state.lock();
-            state.upper = Some(upper);
+            state.upper = Some(Upper { device, ..upper });
             state.nlink = nlink;
         }
         self.forget_files(node);
@@ -305,6 +315,34 @@ impl Overlay {
         dir.setxattr(b"", &self.prefix.attr(dialect::IMPURE), b"y", 0)?;
         if let Some(upper) = &mut node.state.lock().upper {
             upper.impure = true;
+        }
+        Ok(())
+    }
+
+    /// Whether the lower object of a node is a device that would be a whiteout in the upper.
+    fn is_device(&self, node: &Node) -> bool {
+        let state = node.state.lock();
+        matches!(&state.below, Below::Other { stat, .. } if stat.is_whiteout())
+    }
+
+    /// Makes what stands for a character device 0:0: as such it would be a whiteout.
+    pub(super) fn build_device(&self, dir: &Handle, name: &[u8], mode: u32) -> Result<()> {
+        dir.mknod(name, Kind::File, mode, 0)?;
+        let marked = dir.setxattr(name, &self.prefix.attr(dialect::DEVICE), b"0:0", 0);
+        if marked.is_err() {
+            dir.unlink(name)?;
+        }
+        marked
+    }
+
+    /// Marks a directory that holds what stands for a device: its files must be looked at more closely.
+    pub(super) fn set_devices(&self, node: &Node, dir: &Handle) -> Result<()> {
+        if node.state.lock().upper.as_ref().is_some_and(|u| u.devices) {
+            return Ok(());
+        }
+        dir.setxattr(b"", &self.prefix.attr(dialect::DEVICES), b"y", 0)?;
+        if let Some(upper) = &mut node.state.lock().upper {
+            upper.devices = true;
         }
         Ok(())
     }
@@ -362,7 +400,7 @@ impl Overlay {
 }
 
 fn upper_object(key: Key, at: UpperAt, metacopy: bool) -> Upper {
-    Upper { key, at, metacopy, redirect: None, impure: false, attr_whiteouts: false }
+    Upper { key, at, metacopy, redirect: None, impure: false, attr_whiteouts: false, device: false, devices: false }
 }
 
 /// Changes an entry of a directory without a trace in its times: for programs nothing happened.

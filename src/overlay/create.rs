@@ -26,11 +26,8 @@ impl Overlay {
     /// mknod(2): a regular file, fifo, socket or device node. The caller holds a reference to it.
     ///
     /// # Errors
-    /// As mknod(2); `EPERM` for the device 0:0, which means "not here" in a layer.
+    /// As mknod(2).
     pub fn mknod(&self, caller: &Caller, parent: u64, name: &[u8], kind: Kind, mode: u32, rdev: u64) -> Result<Attr> {
-        if kind == Kind::Char && rdev == 0 {
-            return Err(Errno::PERM);
-        }
         if matches!(kind, Kind::Dir | Kind::Symlink) {
             return Err(Errno::INVAL);
         }
@@ -62,6 +59,10 @@ impl Overlay {
         let dir = self.upper_dir(&parent)?;
         let inherits = self.has_default_acl(&parent)?;
         let above = self.upper_stat(&dir, b"")?;
+        let device = new.kind.is_whiteout(new.rdev);
+        if device {
+            self.set_devices(&parent, &dir)?;
+        }
         let mut mode = new.mode & 0o7777;
         if !inherits && new.kind != Kind::Symlink {
             mode &= !new.caller.umask;
@@ -87,7 +88,7 @@ impl Overlay {
         }
         let stat = dir.stat(name)?;
         let found = Found { upper: Some((stat, Marks::default())), named: true, index: None, lower: None, since: None };
-        let found = if self.config.stored_owners {
+        let found = if self.config.stored_owners || device {
             Found { upper: Some((stat, self.marks(&dir, name)?)), ..found }
         } else {
             found
@@ -116,6 +117,7 @@ impl Overlay {
         match new.kind {
             Kind::Dir => dir.mkdir(name, mode),
             Kind::Symlink => dir.symlink(new.target, name),
+            kind if kind.is_whiteout(new.rdev) => self.build_device(dir, name, mode),
             kind => match dir.mknod(name, kind, mode, new.rdev) {
                 Err(Errno::PERM) if self.config.stored_owners => dir.mknod(name, Kind::File, mode, 0),
                 r => r,
@@ -225,12 +227,16 @@ impl Overlay {
         let names = parent.names.write();
         let over_whiteout = self.vacant(&parent, *names, name)?;
         let dir = self.upper_dir(&parent)?;
-        let (lower, key) = {
+        let (lower, key, device) = {
             let state = node.state.lock();
-            (!matches!(state.below, Below::Nothing), state.upper.as_ref().map(|u| u.key))
+            let upper = state.upper.as_ref();
+            (!matches!(state.below, Below::Nothing), upper.map(|u| u.key), upper.is_some_and(|u| u.device))
         };
         if lower || key.is_none_or(|k| self.inodes.number(k) != node.ino) {
             self.set_impure(&parent, &dir)?;
+        }
+        if device {
+            self.set_devices(&parent, &dir)?;
         }
         if over_whiteout {
             let work = &self.tree()?.work;

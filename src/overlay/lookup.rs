@@ -293,7 +293,7 @@ impl Overlay {
             Some((stat, marks)) => {
                 let key = (stat.dev, stat.ino);
                 let shown = self.shown(*stat, marks.stored.as_ref().filter(|_| self.config.stored_owners));
-                kind = shown.kind;
+                kind = if marks.device { Kind::Char } else { shown.kind };
                 keys.insert(0, key);
                 if want.is_none() || kind != Kind::Dir {
                     want = Some(marks.ino.unwrap_or_else(|| want.unwrap_or_else(|| self.inodes.number(key))));
@@ -309,6 +309,8 @@ impl Overlay {
                     redirect: marks.redirect.as_ref().map(|r| self.absolute(parent, r).into()),
                     impure: marks.impure,
                     attr_whiteouts: marks.attr_whiteouts,
+                    device: marks.device,
+                    devices: marks.devices,
                 })
             }
         };

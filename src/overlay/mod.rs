@@ -96,7 +96,7 @@ pub struct Config {
     pub hide: Vec<(u64, u64)>,
     /// Show what is mounted in a lower layer and is no real file system (proc, sysfs, ..) as an empty directory.
     pub close_pseudo: bool,
-    /// Look for marks in the bottom layer, too. They can only matter there for attribute whiteouts.
+    /// Look for marks in the bottom layer, too. They can only matter there for attribute whiteouts and devices 0:0.
     pub marked_bottom: bool,
     /// Open handles and files to keep, at most.
     pub open_files: usize,

@@ -50,6 +50,10 @@ pub(super) struct Upper {
     pub(super) impure: bool,
     /// Directories: may hold attribute whiteouts.
     pub(super) attr_whiteouts: bool,
+    /// An empty file that stands for a device 0:0.
+    pub(super) device: bool,
+    /// Directories: marked as holding such files.
+    pub(super) devices: bool,
 }
 
 /// What the lower layers have of a node.
@@ -129,7 +133,7 @@ impl Node {
     pub(super) fn is_mixed(&self) -> bool {
         let state = self.state.lock();
         let merged = matches!(&state.below, Below::Dirs(d) if !d.is_empty());
-        merged || state.upper.as_ref().is_some_and(|u| u.impure || u.attr_whiteouts)
+        merged || state.upper.as_ref().is_some_and(|u| u.impure || u.attr_whiteouts || u.devices)
     }
 
     pub(super) fn first_link(&self) -> Option<Link> {

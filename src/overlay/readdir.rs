@@ -195,6 +195,9 @@ impl Overlay {
                 // What can't be marked keeps its number while somebody refers to it.
                 let kept = || self.inodes.find((dev, ino)).map(|n| n.ino);
                 number = marks.ino.or_else(kept).unwrap_or(number);
+                if marks.device {
+                    kind = Kind::Char;
+                }
                 if let Some(stored) = marks.stored.and_then(|s| s.kind).filter(|_| self.config.stored_owners) {
                     kind = stored;
                 }
@@ -228,11 +231,14 @@ impl Overlay {
                 below.push(name);
                 continue;
             };
-            if stored
-                && kind == Kind::File
-                && let Some(k) = self.marks(&dir, &name)?.stored.and_then(|s| s.kind)
-            {
-                kind = k;
+            if kind == Kind::File && (stored || lower.devices) {
+                let marks = self.marks(&dir, &name)?;
+                if let Some(k) = marks.stored.and_then(|s| s.kind).filter(|_| stored) {
+                    kind = k;
+                }
+                if marks.device && lower.devices {
+                    kind = Kind::Char;
+                }
             }
             listing.0.insert(key, (self.inodes.number((lower.dev, ino)), kind));
         }

@@ -239,17 +239,21 @@ impl Overlay {
 
     /// Makes sure that an object means the same at its new place.
     fn fit_in(&self, node: &Arc<Node>, to: &Side<'_>) -> Result<()> {
-        let (below, key) = {
+        let (below, key, device) = {
             let state = node.state.lock();
             let below = match &state.below {
                 Below::Nothing => false,
                 Below::Dirs(dirs) => !dirs.is_empty(),
                 Below::Other { .. } => true,
             };
-            (below, state.upper.as_ref().map(|u| u.key))
+            let upper = state.upper.as_ref();
+            (below, upper.map(|u| u.key), upper.is_some_and(|u| u.device))
         };
         if below || key.is_none_or(|k| self.inodes.number(k) != node.ino) {
             self.set_impure(to.parent, &to.dir)?;
+        }
+        if device {
+            self.set_devices(to.parent, &to.dir)?;
         }
         if node.is_dir() && !below && !to.parent.lower_dirs().is_empty() {
             // It must not merge with what the lowers have there.

@@ -65,6 +65,8 @@ impl Overlay {
                 redirect: None,
                 impure: true,
                 attr_whiteouts: false,
+                device: false,
+                devices: false,
             });
             upper = Some(prepare(given.dir, &given.work)?);
         }
@@ -138,11 +140,14 @@ fn lower_layers(given: Vec<super::Lower>) -> std::result::Result<Vec<Layer>, Err
             return Err(Error::refused(format!("lower layer {} is given twice", i + 1), "name each layer once"));
         }
         let stored_owners = lower.dir.getxattr(b"", STORED_STAT).map_err(fail)?.is_some();
-        let attrs = [Prefix::Trusted, Prefix::User].map(|p| p.attr(dialect::OPAQUE));
-        let mut attr_whiteouts = false;
-        for attr in &attrs {
-            attr_whiteouts |= lower.dir.getxattr(b"", attr).map_err(fail)?.as_deref() == Some(b"x");
-        }
+        let has = |attr: &str, value: &[u8]| {
+            let mut any = false;
+            for prefix in [Prefix::Trusted, Prefix::User] {
+                any |= lower.dir.getxattr(b"", &prefix.attr(attr)).map_err(fail)?.as_deref() == Some(value);
+            }
+            Ok::<_, Error>(any)
+        };
+        let (attr_whiteouts, devices) = (has(dialect::OPAQUE, b"x")?, has(dialect::DEVICES, b"y")?);
         let root = Arc::new(LowerDir {
             id: new_id(),
             layer: i,
@@ -150,6 +155,7 @@ fn lower_layers(given: Vec<super::Lower>) -> std::result::Result<Vec<Layer>, Err
             dev: st.dev,
             ino: st.ino,
             attr_whiteouts,
+            devices,
             closed: false,
         });
         layers.push(Layer { root, stored_owners });

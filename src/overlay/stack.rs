@@ -35,6 +35,8 @@ pub(super) struct LowerDir {
     pub(super) ino: u64,
     /// It may hold attribute whiteouts (`opaque` is `x`).
     pub(super) attr_whiteouts: bool,
+    /// It may hold files that stand for devices.
+    pub(super) devices: bool,
     /// Nothing in it is shown: the root of a pseudo file system.
     pub(super) closed: bool,
 }
@@ -69,6 +71,10 @@ pub(super) struct Marks {
     pub(super) attr_whiteouts: bool,
     pub(super) impure: bool,
     pub(super) whiteout: bool,
+    /// An empty file that stands for a character device 0:0.
+    pub(super) device: bool,
+    /// A directory with such files in it.
+    pub(super) devices: bool,
     pub(super) metacopy: bool,
     pub(super) redirect: Option<Vec<u8>>,
     pub(super) ino: Option<u64>,
@@ -110,6 +116,8 @@ pub(super) fn read_marks(dir: &Handle, name: &[u8], prefix: Prefix) -> Result<Ma
             dialect::METACOPY => marks.metacopy = true,
             dialect::IMPURE => marks.impure = v == b"y",
             dialect::WHITEOUT => marks.whiteout = true,
+            dialect::DEVICE => marks.device = v == b"0:0",
+            dialect::DEVICES => marks.devices = v == b"y",
             dialect::INO => marks.ino = v.try_into().ok().map(u64::from_le_bytes),
             dialect::ORIGIN => marks.origin = Some(v),
             dialect::NLINK => marks.nlink = parse_nlink(&v),
@@ -204,6 +212,7 @@ impl Overlay {
                 dev: stat.dev,
                 ino: stat.ino,
                 attr_whiteouts: marks.attr_whiteouts,
+                devices: marks.devices,
                 closed,
             });
             if top.is_none() {
@@ -235,13 +244,17 @@ impl Overlay {
         let dir = &dirs[0];
         let pos = LowerPos { dir: dir.clone(), name: name.into() };
         let stored = self.layers[dir.layer].stored_owners;
-        if stat.kind != Kind::File || (dirs.len() == 1 && !stored && !dir.attr_whiteouts) {
+        if stat.kind != Kind::File || (dirs.len() == 1 && !stored && !dir.attr_whiteouts && !dir.devices) {
             // A metacopy in the bottom layer has no data anywhere; a redirect in it leads nowhere either.
             return Ok(Some(Lower::Other { pos, data: None, stat: self.shown(stat, None) }));
         }
         let marks = self.marks(handle, name)?;
         if dir.attr_whiteouts && marks.whiteout && stat.size == 0 {
             return Ok(None);
+        }
+        if dir.devices && marks.device {
+            stat.kind = Kind::Char;
+            return Ok(Some(Lower::Other { pos, data: None, stat: self.shown(stat, None) }));
         }
         let mut data = None;
         if marks.metacopy {

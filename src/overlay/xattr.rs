@@ -3,7 +3,7 @@
 use super::Overlay;
 use super::copy_up::Want;
 use crate::vocab::dialect::STORED_STAT;
-use crate::vocab::{Errno, Result};
+use crate::vocab::{Errno, Kind, Result};
 
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
@@ -37,7 +37,9 @@ impl Overlay {
     /// As setxattr(2); `EROFS` without an upper.
     pub fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
         let node = self.node(ino)?;
-        if self.is_hidden(name) {
+        // What is a file on disk may stand for something else.
+        let not_for_users = !matches!(node.kind, Kind::File | Kind::Dir) && name.starts_with(b"user.");
+        if self.is_hidden(name) || not_for_users {
             return Err(Errno::PERM);
         }
         self.copy_up(&node, Want::Metadata)?;

@@ -35,6 +35,11 @@ impl Kind {
         })
     }
 
+    /// Whether a node of this kind and device number is a whiteout of kernel overlayfs.
+    pub fn is_whiteout(self, rdev: u64) -> bool {
+        self == Self::Char && rdev == 0
+    }
+
     /// The type bits (`S_IFREG`, ..) of this kind.
     pub fn mode_bits(self) -> u32 {
         match self {
@@ -108,7 +113,7 @@ pub struct Stat {
 impl Stat {
     /// A whiteout of kernel overlayfs: a character device 0:0.
     pub fn is_whiteout(&self) -> bool {
-        self.kind == Kind::Char && self.rdev == 0
+        self.kind.is_whiteout(self.rdev)
     }
 }
 

@@ -29,6 +29,10 @@ pub const WHITEOUT: &str = "whiteout";
 pub const NLINK: &str = "nlink";
 /// Ours: the inode number the object had before it was copied up, 8 bytes little-endian.
 pub const INO: &str = "onlay.ino";
+/// Ours: the empty file stands for a character device 0:0, which on disk would be a whiteout; the value is `0:0`.
+pub const DEVICE: &str = "onlay.device";
+/// Ours: the directory has such files in it.
+pub const DEVICES: &str = "onlay.devices";
 
 /// Ownership and type as container tools store them where the file system can't.
 pub const STORED_STAT: &[u8] = b"user.containers.override_stat";

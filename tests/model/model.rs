@@ -128,7 +128,7 @@ impl Model {
             node.gid = above.gid;
             node.mode |= if new.kind == Kind::Dir { 0o2000 } else { 0 };
         }
-        if !self.keeps_owner(new.kind) {
+        if !self.keeps_owner(new.kind, new.rdev) {
             (node.uid, node.gid) = (0, 0);
         }
         let id = self.add(node);
@@ -292,12 +292,13 @@ impl Model {
         self.nodes[id].mode = mode;
     }
 
-    fn keeps_owner(&self, kind: Kind) -> bool {
-        !self.stored_owners || matches!(kind, Kind::File | Kind::Dir)
+    /// What is a file or directory on disk does; so does what stands for a device that would be a whiteout.
+    pub(crate) fn keeps_owner(&self, kind: Kind, rdev: u64) -> bool {
+        !self.stored_owners || matches!(kind, Kind::File | Kind::Dir) || kind.is_whiteout(rdev)
     }
 
     pub(crate) fn chown(&mut self, id: Id, uid: Option<u32>, gid: Option<u32>) {
-        if !self.keeps_owner(self.nodes[id].kind) {
+        if !self.keeps_owner(self.nodes[id].kind, self.nodes[id].rdev) {
             return;
         }
         let stored = self.stored_owners;

@@ -138,6 +138,8 @@ fn new() -> impl Strategy<Value = New> {
         1 => Just((Kind::Fifo, 0)),
         1 => Just((Kind::Socket, 0)),
         1 => Just((Kind::Char, libc::makedev(1, 3))),
+        // On disk that is a whiteout.
+        2 => Just((Kind::Char, 0)),
     ];
     (kind, mode(), 0..3_u32, 0..3_u32, prop_oneof![Just(0), Just(0o022), Just(0o077)]).prop_map(
         |((kind, rdev), mode, uid, gid, umask)| {
@@ -273,7 +275,7 @@ impl Harness {
                 if self.model.nodes[id].kind == Kind::Symlink {
                     set.mode = None;
                 }
-                if self.model.stored_owners && !matches!(self.model.nodes[id].kind, Kind::File | Kind::Dir) {
+                if !self.model.keeps_owner(self.model.nodes[id].kind, self.model.nodes[id].rdev) {
                     // With an owner that can't be kept, the mode is not set either.
                     (set.uid, set.gid) = (None, None);
                 }

@@ -1,4 +1,4 @@
-//! mknod(2): fifos, sockets, devices, and whiteouts, which nothing inside may make.
+//! mknod(2): fifos, sockets, devices, and the device that is a whiteout on disk.
 
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
@@ -7,13 +7,17 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use anyhow::Result;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use crate::case::{Fs, User};
+use crate::case::User;
 use crate::ctx::Ctx;
-use crate::tree::{cases, fails, holds, same};
+use crate::tree::{Tree, cases, fails, holds, raw_entries, same};
 
 cases!("mknod":
-    fifo_keeps_mode, fifo_works, socket_works, device.by(&[User::Root]), plain_file, lower_nodes, whiteout_refused,
+    fifo_keeps_mode, fifo_works, socket_works, device.by(&[User::Root]), plain_file, lower_nodes,
+    device_0_0.kernel_deviates(REFUSED), device_0_0_in_all_places.kernel_deviates(REFUSED),
+    device_0_0_below.onlay().by(&[User::Root, User::Userns]),
 );
+
+const REFUSED: &str = "a device 0:0 is a whiteout: EPERM";
 
 fn fifo_keeps_mode(cx: &mut Ctx) -> Result<()> {
     let m = cx.mount()?;
@@ -97,15 +101,91 @@ fn lower_nodes(cx: &mut Ctx) -> Result<()> {
     Ok(())
 }
 
-fn whiteout_refused(cx: &mut Ctx) -> Result<()> {
-    cx.lower()?.file("f", "")?;
+fn is_device(m: &Tree, name: &str, mode: u32) -> Result<()> {
+    let st = m.stat(name)?;
+    holds!(st.file_type().is_char_device(), "{name}: {:o}", st.mode());
+    same!((name, st.rdev(), st.size(), st.mode() & 0o7777), (name, 0, 0, mode));
+    let dir = std::path::Path::new(name).parent().unwrap_or("".as_ref());
+    let base = std::path::Path::new(name).file_name();
+    let entries = raw_entries(&std::fs::File::open(m.p(dir))?)?;
+    let entry = entries.iter().find(|e| Some(&*e.name) == base).map(|e| (e.kind, e.ino));
+    same!(entry, Some((FileType::CharacterDevice, st.ino())));
+    Ok(())
+}
+
+fn device_0_0(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "below")?.file("d/f", "below")?;
     let m = cx.mount()?;
-    let got = mknodat(CWD, m.p("w"), FileType::CharacterDevice, Mode::empty(), 0);
-    if cx.fs == Fs::Plain {
-        // The oracle makes it: that is how a union's layers are written.
-        return Ok(got?);
+    m.rm("d/f")?;
+    for n in ["w", "d/f", "new/w"] {
+        if n == "new/w" {
+            m.dir("new")?;
+        }
+        m.node(n, FileType::CharacterDevice, 0o640, 0)?;
+        is_device(&m, n, 0o640)?;
+        fails!(mknodat(CWD, m.p(n), FileType::CharacterDevice, Mode::empty(), 0), EEXIST);
+        // Nothing is behind it.
+        fails!(std::fs::read(m.p(n)), ENXIO | EACCES);
+        fails!(rustix::fs::setxattr(m.p(n), "user.a", b"1", rustix::fs::XattrFlags::empty()), EPERM);
     }
-    fails!(got, EPERM);
-    same!(m.ls("")?, "f");
+    m.mode("w", 0o4711)?.times("w", 5, 6)?;
+    let ino = m.stat("w")?.ino();
+    let m = cx.remount()?;
+    is_device(&m, "w", 0o4711)?;
+    same!((m.stat("w")?.mtime(), m.stat("w")?.ino()), (5, ino));
+    is_device(&m, "d/f", 0o640)?;
+    is_device(&m, "new/w", 0o640)?;
+    m.rm("d/f")?;
+    same!(cx.remount()?.ls("d")?, "");
+    Ok(())
+}
+
+fn device_0_0_in_all_places(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("a", "below")?.file("d/x", "")?;
+    let m = cx.mount()?;
+    m.node("w", FileType::CharacterDevice, 0o600, 0)?.dir("new")?.dir("new2")?;
+    // Into a directory that never held one; over a file; as a second name.
+    m.hard("w", "new/l")?.mv("w", "new2/w")?.node("v", FileType::CharacterDevice, 0o604, 0)?.mv("v", "a")?;
+    m.node("y", FileType::CharacterDevice, 0o604, 0)?;
+    rustix::fs::renameat_with(CWD, m.p("y"), CWD, m.p("d/x"), rustix::fs::RenameFlags::EXCHANGE)?;
+    for m in [m, cx.remount()?] {
+        is_device(&m, "new/l", 0o600)?;
+        is_device(&m, "new2/w", 0o600)?;
+        is_device(&m, "a", 0o604)?;
+        is_device(&m, "d/x", 0o604)?;
+        same!((m.stat("new/l")?.nlink(), m.stat("new/l")?.ino()), (2, m.stat("new2/w")?.ino()));
+        same!(m.stat("y")?.is_file(), true);
+    }
+    Ok(())
+}
+
+fn device_0_0_below(cx: &mut Ctx) -> Result<()> {
+    // An upper becomes a lower: above another one, and at the very bottom.
+    let m = cx.mount()?;
+    m.node("w", FileType::CharacterDevice, 0o644, 0)?.dir("d")?.node("d/w", FileType::CharacterDevice, 0o644, 0)?;
+    cx.umount()?;
+    cx.wait_for_daemons()?;
+    cx.dir.dir("upper2")?.dir("work2")?.dir("bottom")?.file("bottom/w", "hidden")?;
+    let p = |n: &str| cx.dir.p(n).display().to_string();
+    for (lowers, bits) in [(vec!["upper"], 0o600), (vec!["upper", "bottom"], 0o606)] {
+        let lowers = lowers.into_iter().map(p).collect::<Vec<_>>().join(":");
+        let options = format!("lowerdir={lowers},upperdir={},workdir={}", p("upper2"), p("work2"));
+        for again in [false, true] {
+            cx.onlay(&["mount", "-o", &options, &p("mnt")])?.ok()?;
+            let seen = (|| -> Result<()> {
+                for n in ["w", "d/w"] {
+                    if !again {
+                        is_device(&cx.m, n, cx.m.bits(n)?)?;
+                        cx.m.mode(n, bits)?;
+                    }
+                    is_device(&cx.m, n, bits)?;
+                }
+                Ok(())
+            })();
+            cx.onlay(&["umount", &p("mnt")])?.ok()?;
+            cx.wait_for_daemons()?;
+            seen?;
+        }
+    }
     Ok(())
 }
