@@ -7,6 +7,7 @@ mod ctx;
 mod manifest;
 mod supervise;
 mod sys;
+mod tools;
 mod tree;
 
 use std::path::PathBuf;
@@ -110,7 +111,7 @@ fn main() -> Result<ExitCode> {
     }
     // The long ones first, so that nothing waits for them in the end.
     jobs.sort_by_key(|j| std::cmp::Reverse(j.case.limit));
-    let tally = Site::new(&args.parent, &args.ordinary, &args.norange)?.run(jobs, args.jobs);
+    let tally = Site::new(&args.parent, &args.ordinary, &args.norange)?.run(jobs, args.jobs)?;
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     // Nothing run at all is no success.
     Ok(if tally.failed == 0 && tally.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -17,6 +17,7 @@ use nix::unistd::{Pid, User as Account, geteuid};
 
 use crate::case::{Case, Fs, User};
 use crate::ctx::{daemons, detach_below};
+use crate::tools::{self, Told};
 
 /// Exit code of a case's process that means: skipped.
 pub(crate) const SKIPPED: u8 = 77;
@@ -50,6 +51,8 @@ pub(crate) struct Site {
     onlay: Option<PathBuf>,
     ordinary: String,
     norange: String,
+    /// What cases are told about programs of others.
+    tools: Option<Told>,
     /// Why the kernel's union can't be an oracle here.
     no_overlayfs: Option<String>,
 }
@@ -78,6 +81,7 @@ impl Site {
             onlay: source.map(|_| onlay),
             ordinary: ordinary.to_owned(),
             norange: norange.to_owned(),
+            tools: None,
             no_overlayfs: None,
             dir,
         };
@@ -105,7 +109,14 @@ impl Site {
     }
 
     /// Runs the jobs, `parallel` at a time, and says how each went.
-    pub(crate) fn run(&self, jobs: Vec<Job>, parallel: usize) -> Tally {
+    pub(crate) fn run(mut self, jobs: Vec<Job>, parallel: usize) -> Result<Tally> {
+        if jobs.iter().any(|j| j.case.name.starts_with("public::")) {
+            self.tools = Some(tools::install()?);
+        }
+        Ok(self.run_all(jobs, parallel))
+    }
+
+    fn run_all(&self, jobs: Vec<Job>, parallel: usize) -> Tally {
         let queue = Mutex::new(jobs.into_iter().enumerate().collect::<VecDeque<_>>());
         let tally = Mutex::new(Tally::default());
         std::thread::scope(|scope| {
@@ -148,6 +159,7 @@ impl Site {
         let file = File::create(&log)?;
         cmd.args(["one", job.case.name, "--fs", &job.fs.to_string(), "--user", &job.user.to_string(), "--dir"]);
         cmd.arg(&dir).arg("--onlay").arg(self.dir.path().join("onlay"));
+        cmd.envs(self.tools.as_ref().map(|(name, value)| (name, value)));
         cmd.current_dir("/").stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
         let mut child = cmd.spawn().with_context(|| format!("{cmd:?}"))?;
         let status = wait(&mut child, Duration::from_secs(job.case.limit))?;
