@@ -62,6 +62,8 @@ pub(crate) struct Case {
     rootless_deviates: Option<&'static str>,
     /// How long it may take, in seconds.
     pub(crate) limit: u64,
+    /// Container engines run in it: nobody else's mounts, and one kind of control groups.
+    pub(crate) engine: bool,
 }
 
 impl Case {
@@ -74,6 +76,7 @@ impl Case {
             deviates: None,
             rootless_deviates: None,
             limit: 120,
+            engine: false,
         }
     }
 
@@ -115,6 +118,12 @@ impl Case {
     /// Takes longer than two minutes.
     pub(crate) const fn slow(mut self, seconds: u64) -> Self {
         self.limit = seconds;
+        self
+    }
+
+    /// Runs a container engine: in a mount namespace of its own where root starts it, on an image store of its own.
+    pub(crate) const fn engine(mut self) -> Self {
+        self.engine = true;
         self
     }
 

@@ -286,7 +286,7 @@ pub(crate) fn daemons(dir: &Path) -> Result<Vec<(i32, String)>> {
         let Ok(cmdline) = fs::read(entry.path().join("cmdline")) else { continue };
         let cmdline = String::from_utf8_lossy(&cmdline).replace('\0', " ");
         let program = cmdline.split(' ').next().unwrap_or_default();
-        if program.ends_with("onlay") && cmdline.contains(&needle) {
+        if (program.ends_with("onlay") || program.ends_with("fuse-overlayfs")) && cmdline.contains(&needle) {
             found.push((pid, cmdline));
         }
     }

@@ -22,6 +22,22 @@ use crate::tools::{self, Told};
 /// Exit code of a case's process that means: skipped.
 pub(crate) const SKIPPED: u8 = 77;
 
+/// Container runtimes refuse control groups of both versions side by side; and engines wait for orphans, which a first
+/// process has to reap at once: the shell does.
+const ENGINE_NAMESPACE: [&str; 11] = [
+    "unshare",
+    "--mount",
+    "--propagation",
+    "private",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+    "sh",
+    "-c",
+    "if [ -e /sys/fs/cgroup/unified/cgroup.controllers ]; then umount /sys/fs/cgroup/unified; fi; \"$0\" \"$@\"",
+];
+
 /// How many of each.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Tally {
@@ -146,7 +162,7 @@ impl Site {
         if job.fs == Fs::Onlay && self.onlay.is_none() {
             bail!("there is no onlay binary: build it, or name it in ONLAY");
         }
-        let mut cmd = match self.command(job.user)? {
+        let mut cmd = match self.command(job)? {
             Ok(cmd) => cmd,
             Err(why) => return Ok(Outcome::Skipped(why)),
         };
@@ -214,9 +230,12 @@ impl Site {
         Ok(Some(Account::from_name(name)?.with_context(|| format!("no user {name}"))?))
     }
 
-    /// This binary, to be run as `user`; or why that is not possible.
-    fn command(&self, user: User) -> Result<Result<Command, String>> {
+    /// This binary, to be run as the job's user; or why that is not possible.
+    fn command(&self, Job { user, case, .. }: Job) -> Result<Result<Command, String>> {
         let mut words: Vec<String> = Vec::new();
+        if case.engine && geteuid().is_root() {
+            words.extend(ENGINE_NAMESPACE.map(str::to_owned));
+        }
         match (user, geteuid().is_root()) {
             (User::Root, true) => {}
             (User::Root, false) => return Ok(Err("needs root".to_owned())),
