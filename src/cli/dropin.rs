@@ -27,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 This is onlay, called as fuse-overlayfs. Example:
   fuse-overlayfs -o lowerdir=b:a,upperdir=up,workdir=work merged
 
-The options are those of `onlay mount`; of fuse-overlayfs's own, uidmapping, gidmapping and the squash_*
-options are not there yet.")]
+The options are those of `onlay mount`, and fuse-overlayfs's own: uidmapping and gidmapping (STORED:SHOWN:COUNT, more
+of them joined by colons), squash_to_root, squash_to_uid=ID, squash_to_gid=ID, xattr_permissions=0|2.")]
 struct Args {
     /// Stay in the foreground
     #[arg(short)]
@@ -137,10 +137,18 @@ mod tests {
     }
 
     #[test]
-    fn maps_of_ids_are_refused_not_ignored() {
-        let mut settings = Settings::default();
-        for words in ["uidmapping=:0:1:1001:1001:0:1", "gidmapping=0:1:2", "squash_to_root", "squash_to_uid=3"] {
-            assert!(settings.take(OsStr::new(words)).is_err(), "{words}");
+    fn maps_of_ids() {
+        let taken = |words: &str| {
+            let mut settings = Settings::default();
+            settings.take(OsStr::new(words)).map(|()| settings.ids)
+        };
+        let ids = taken("lowerdir=/a,uidmapping=:0:1:1001:1001:0:1,gidmapping=0:5:10").unwrap();
+        assert_eq!((ids.uid.shown(1001), ids.gid.shown(2)), (0, 7));
+        // The one that is named wins, wherever it stands.
+        let ids = taken("squash_to_uid=3,squash_to_root").unwrap();
+        assert_eq!((ids.uid.shown(9), ids.gid.shown(9)), (3, 0));
+        for words in ["uidmapping=0:1", "gidmapping=", "gidmapping=a:b:c", "squash_to_uid=root", "squash_to_gid"] {
+            assert!(taken(words).is_err(), "{words}");
         }
     }
 }

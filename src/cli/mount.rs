@@ -92,6 +92,7 @@ fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result
     let config = Config {
         prefix,
         stored_owners: settings.stored_owners,
+        ids: settings.ids.clone(),
         aufs: true,
         open_files: raise_open_files(),
         volatile: settings.volatile,

@@ -10,6 +10,7 @@ use super::error::Error;
 use super::layers::Given;
 use crate::fuse::{Options, Tuning};
 use crate::vocab::dialect::Prefix;
+use crate::vocab::ids::{IdMap, IdMaps};
 
 /// Everything that a mount can be told.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(super) struct Settings {
     pub(super) prefix: Option<Prefix>,
     /// The upper need not survive a crash.
     pub(super) volatile: bool,
+    /// How stored ids are shown.
+    pub(super) ids: IdMaps,
     /// Owners and modes are kept in an attribute.
     pub(super) stored_owners: bool,
     /// How long to wait for another daemon to let go of the upper.
@@ -64,6 +67,7 @@ impl Default for Settings {
             tuning: Tuning::default(),
             prefix: None,
             volatile: false,
+            ids: IdMaps::default(),
             stored_owners: false,
             // A daemon that was just unmounted writes what it has.
             patience: Duration::from_secs(2),
@@ -115,10 +119,14 @@ impl Settings {
             "noexec" => self.mount.exec = false,
             "volatile" => self.volatile = true,
             "xattr_permissions" => self.stored_owners = stored_owners(needed()?)?,
-            "uidmapping" | "gidmapping" | "squash_to_root" | "squash_to_uid" | "squash_to_gid" => {
-                return Err(Error::new(format!("option {name}: ids can't be mapped yet"))
-                    .hint("leave it away, or stay with fuse-overlayfs for this container"));
+            "uidmapping" => self.ids.uid.set_ranges(id_map(name, needed()?)?),
+            "gidmapping" => self.ids.gid.set_ranges(id_map(name, needed()?)?),
+            "squash_to_root" => {
+                self.ids.uid.squash_to_root();
+                self.ids.gid.squash_to_root();
             }
+            "squash_to_uid" => self.ids.uid.squash(id(name, needed()?)?),
+            "squash_to_gid" => self.ids.gid.squash(id(name, needed()?)?),
             _ if NO_EFFECT.contains(&name) => {}
             _ => log::warn!("option {name} is not known and has no effect"),
         }
@@ -134,6 +142,21 @@ fn stored_owners(value: &[u8]) -> Result<bool, Error> {
         other => Err(Error::new(format!("option xattr_permissions={}", String::from_utf8_lossy(other)))
             .hint("0 or 2 (user.containers.override_stat); 1 is not there yet")),
     }
+}
+
+fn id_map(name: &str, value: &[u8]) -> Result<IdMap, Error> {
+    let words = String::from_utf8_lossy(value);
+    IdMap::parse(&words).map_err(|why| {
+        Error::new(format!("option {name}={words}: {why}"))
+            .hint(format!("triples of id stored, id shown, count: -o {name}=0:1000:1:1:100000:65536"))
+    })
+}
+
+fn id(name: &str, value: &[u8]) -> Result<u32, Error> {
+    let words = String::from_utf8_lossy(value);
+    words
+        .parse()
+        .map_err(|_| Error::new(format!("option {name}={words}: not an id")).hint(format!("a number: -o {name}=1000")))
 }
 
 fn seconds(value: &[u8]) -> Result<Duration, Error> {

@@ -7,6 +7,7 @@ use super::node::{Below, Node};
 use super::{Attr, Overlay, SetAttr};
 use crate::layer::Handle;
 use crate::vocab::dialect::STORED_STAT;
+use crate::vocab::ids::IdMap;
 use crate::vocab::owner::StoredStat;
 use crate::vocab::{Access, Errno, Kind, Result, SetTime, Space, Stat};
 
@@ -48,9 +49,20 @@ impl Overlay {
 
     /// The stat of an upper object as the view shows it, but for inode and link numbers.
     pub(super) fn upper_stat(&self, dir: &Handle, name: &[u8]) -> Result<Stat> {
+        let (stat, stored) = self.upper_on_disk(dir, name)?;
+        Ok(self.shown(stat, stored.as_ref()))
+    }
+
+    fn upper_on_disk(&self, dir: &Handle, name: &[u8]) -> Result<(Stat, Option<StoredStat>)> {
         let stat = dir.stat(name)?;
         let stored = if self.config.stored_owners { dir.getxattr(name, STORED_STAT)? } else { None };
-        Ok(self.shown(stat, stored.as_deref().and_then(StoredStat::parse).as_ref()))
+        Ok((stat, stored.as_deref().and_then(StoredStat::parse)))
+    }
+
+    /// The same, with the ids that are stored.
+    pub(super) fn stored_stat(&self, dir: &Handle, name: &[u8]) -> Result<Stat> {
+        let (stat, stored) = self.upper_on_disk(dir, name)?;
+        Ok(self.on_disk(stat, stored.as_ref()))
     }
 
     /// The attributes of a node whose topmost object has this stat.
@@ -90,12 +102,6 @@ impl Overlay {
         if metadata || set.atime != SetTime::Keep || set.mtime != SetTime::Keep {
             self.copy_up(&node, Want::Metadata)?;
             self.with_upper(&node, |dir, name| self.apply(dir, name, node.kind, set))?;
-            if let Some(mode) = set.mode
-                && mode & 0o6000 != 0
-            {
-                // Already opened files stay good; only the numbers changed.
-                log::trace!("mode {mode:o} set on inode {ino}");
-            }
         }
         self.node_attr(&node)
     }
@@ -127,8 +133,15 @@ impl Overlay {
         Ok(())
     }
 
-    /// Gives an upper object to somebody, or remembers that it was given where the id map does not know them.
-    pub(super) fn own(
+    /// Gives an upper object to somebody of the view.
+    fn own(&self, dir: &Handle, name: &[u8], uid: Option<u32>, gid: Option<u32>, mode: Option<u32>) -> Result<()> {
+        let ids = &self.config.ids;
+        let stored = |map: &IdMap, id: Option<u32>| id.map(|id| map.stored(id).ok_or(Errno::INVAL)).transpose();
+        self.give(dir, name, stored(&ids.uid, uid)?, stored(&ids.gid, gid)?, mode)
+    }
+
+    /// Gives an upper object to a stored id, or remembers that it was given where the file system can't.
+    pub(super) fn give(
         &self,
         dir: &Handle,
         name: &[u8],
@@ -137,9 +150,13 @@ impl Overlay {
         mode: Option<u32>,
     ) -> Result<()> {
         if !self.config.stored_owners {
-            return dir.chown(name, uid, gid);
+            return match dir.chown(name, uid, gid) {
+                // Another owner is shown anyway.
+                Err(Errno::PERM) if self.config.ids.is_squashed() => Ok(()),
+                r => r,
+            };
         }
-        let now = self.upper_stat(dir, name)?;
+        let now = self.stored_stat(dir, name)?;
         let wanted =
             Stat { uid: uid.unwrap_or(now.uid), gid: gid.unwrap_or(now.gid), mode: mode.unwrap_or(now.mode), ..now };
         self.store_owner(dir, name, &wanted)
@@ -154,7 +171,7 @@ impl Overlay {
             dir.chmod(name, wanted.mode & 0o777 | least)?;
             return dir.setxattr(name, STORED_STAT, &StoredStat::of(wanted).format(), 0);
         }
-        let now = self.upper_stat(dir, name)?;
+        let now = self.stored_stat(dir, name)?;
         if (wanted.uid, wanted.gid) == (now.uid, now.gid) {
             return if on_disk.kind == Kind::Symlink { Ok(()) } else { dir.chmod(name, wanted.mode) };
         }

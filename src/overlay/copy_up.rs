@@ -35,6 +35,8 @@ struct Source {
     dir: Handle,
     name: Box<[u8]>,
     stat: Stat,
+    /// User and group as stored: what the id map does not know keeps its owner.
+    owner: (u32, u32),
 }
 
 impl Overlay {
@@ -84,7 +86,8 @@ impl Overlay {
         let dir = self.lower_handle(lower)?;
         let stored = if self.layers[lower.layer].stored_owners { self.marks(&dir, b"")?.stored } else { None };
         let stat = self.shown(dir.stat(b"")?, stored.as_ref());
-        let source = Source { dir, name: Box::default(), stat };
+        let owner = self.stored_owner(&dir, b"", lower.layer, &stat)?;
+        let source = Source { dir, name: Box::default(), stat, owner };
         let temp = self.temp_name();
         tree.work.mkdir(&temp, 0o700)?;
         let r = self
@@ -97,7 +100,9 @@ impl Overlay {
         let tree = self.tree()?;
         let below = node.state.lock().below.clone();
         let Below::Other { pos, stat, .. } = below else { return Err(Errno::NOENT) };
-        let source = Source { dir: self.lower_handle(&pos.dir)?, name: pos.name, stat };
+        let dir = self.lower_handle(&pos.dir)?;
+        let owner = self.stored_owner(&dir, &pos.name, pos.dir.layer, &stat)?;
+        let source = Source { dir, name: pos.name, stat, owner };
         let metacopy = node.kind == Kind::File && want == Want::Metadata && stat.size > 0;
         let temp = self.temp_name();
         let index = if stat.nlink > 1 && self.has_index() && self.can_mark(node.kind) {
@@ -125,6 +130,16 @@ impl Overlay {
         })();
         self.discard_unless(r, &temp, node.kind)?;
         if publish { self.link_up(node) } else { Ok(()) }
+    }
+
+    /// Who owns a lower object on disk; `shown` is its stat in the view.
+    fn stored_owner(&self, dir: &Handle, name: &[u8], layer: usize, shown: &Stat) -> Result<(u32, u32)> {
+        if self.config.ids.is_identity() {
+            return Ok((shown.uid, shown.gid));
+        }
+        let stored = if self.layers[layer].stored_owners { self.marks(dir, name)?.stored } else { None };
+        let stat = self.on_disk(dir.stat(name)?, stored.as_ref());
+        Ok((stat.uid, stat.gid))
     }
 
     /// Makes the object itself, with its data if wanted.
@@ -170,10 +185,11 @@ impl Overlay {
         let work = &self.tree()?.work;
         let stat = &source.stat;
         let fresh = work.stat(temp)?;
+        let (uid, gid) = source.owner;
         if self.config.stored_owners {
-            self.store_owner(work, temp, stat)?;
-        } else if (fresh.uid, fresh.gid) != (stat.uid, stat.gid) {
-            work.chown(temp, Some(stat.uid), Some(stat.gid))?;
+            self.store_owner(work, temp, &Stat { uid, gid, ..*stat })?;
+        } else if (fresh.uid, fresh.gid) != source.owner {
+            self.give(work, temp, Some(uid), Some(gid), None)?;
         }
         for attr in source.dir.listxattr(&source.name)? {
             if attr == STORED_STAT || self.prefix.unescape(&attr).is_none() {

@@ -16,6 +16,8 @@ const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 /// What is to be made.
 struct New<'a> {
     caller: &'a Caller,
+    /// Who is to own it, as stored.
+    uid: u32,
     kind: Kind,
     mode: u32,
     rdev: u64,
@@ -31,7 +33,7 @@ impl Overlay {
         if matches!(kind, Kind::Dir | Kind::Symlink) {
             return Err(Errno::INVAL);
         }
-        self.make(parent, name, &New { caller, kind, mode, rdev, target: b"" })
+        self.make(parent, name, &New { caller, uid: caller.uid, kind, mode, rdev, target: b"" })
     }
 
     /// mkdir(2). The caller holds a reference to it.
@@ -39,7 +41,7 @@ impl Overlay {
     /// # Errors
     /// As mkdir(2).
     pub fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Result<Attr> {
-        self.make(parent, name, &New { caller, kind: Kind::Dir, mode, rdev: 0, target: b"" })
+        self.make(parent, name, &New { caller, uid: caller.uid, kind: Kind::Dir, mode, rdev: 0, target: b"" })
     }
 
     /// symlink(2). The caller holds a reference to it.
@@ -47,7 +49,7 @@ impl Overlay {
     /// # Errors
     /// As symlink(2).
     pub fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Result<Attr> {
-        self.make(parent, name, &New { caller, kind: Kind::Symlink, mode: 0o777, rdev: 0, target })
+        self.make(parent, name, &New { caller, uid: caller.uid, kind: Kind::Symlink, mode: 0o777, rdev: 0, target })
     }
 
     fn make(&self, parent: u64, name: &[u8], new: &New<'_>) -> Result<Attr> {
@@ -58,7 +60,8 @@ impl Overlay {
         let over_whiteout = self.vacant(&parent, *names, name)?;
         let dir = self.upper_dir(&parent)?;
         let inherits = self.has_default_acl(&parent)?;
-        let above = self.upper_stat(&dir, b"")?;
+        let above = self.stored_stat(&dir, b"")?;
+        let new = &New { uid: self.config.ids.uid.stored_for(new.caller.uid), ..*new };
         let device = new.kind.is_whiteout(new.rdev);
         if device {
             self.set_devices(&parent, &dir)?;
@@ -67,7 +70,7 @@ impl Overlay {
         if !inherits && new.kind != Kind::Symlink {
             mode &= !new.caller.umask;
         }
-        let mut gid = new.caller.gid;
+        let mut gid = self.config.ids.gid.stored_for(new.caller.gid);
         if above.mode & 0o2000 != 0 {
             gid = above.gid;
             if new.kind == Kind::Dir {
@@ -131,8 +134,8 @@ impl Overlay {
         if self.config.stored_owners {
             return self.settle_stored(dir, name, new, mode, gid);
         }
-        if (fresh.uid, fresh.gid) != (new.caller.uid, gid) {
-            dir.chown(name, Some(new.caller.uid), Some(gid))?;
+        if (fresh.uid, fresh.gid) != (new.uid, gid) {
+            self.give(dir, name, Some(new.uid), Some(gid), None)?;
             if mode & 0o6000 != 0 && new.kind != Kind::Symlink {
                 // Giving it away took these bits.
                 dir.chmod(name, (fresh.mode & 0o1777) | (mode & 0o6000))?;
@@ -147,7 +150,7 @@ impl Overlay {
             return Ok(());
         }
         let stored = crate::vocab::owner::StoredStat {
-            uid: new.caller.uid,
+            uid: new.uid,
             gid,
             mode: if new.kind == Kind::Symlink { 0o777 } else { mode },
             kind: Some(new.kind),

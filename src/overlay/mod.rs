@@ -49,6 +49,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use crate::layer::{File, Handle};
 use crate::vocab::dialect::Prefix;
+use crate::vocab::ids::IdMaps;
 use crate::vocab::{Kind, SetTime, Stat};
 
 pub use changes::{Change, How, changes};
@@ -88,6 +89,8 @@ pub struct Config {
     pub prefix: Option<Prefix>,
     /// Keep owners (and types the file system refuses) in `user.containers.override_stat`: for an id map of one id.
     pub stored_owners: bool,
+    /// How stored ids are shown, and what is stored for those of callers.
+    pub ids: IdMaps,
     /// Show ids that the id map does not know as root's.
     pub foreign_as_root: bool,
     /// Read AUFS's `.wh.` names in the lower layers.
@@ -109,6 +112,7 @@ impl Default for Config {
         Self {
             prefix: None,
             stored_owners: false,
+            ids: IdMaps::default(),
             foreign_as_root: false,
             aufs: false,
             hide: Vec::new(),

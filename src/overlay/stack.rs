@@ -311,7 +311,15 @@ impl Overlay {
     }
 
     /// A layer's stat as the view shows it, but for inode and link numbers.
-    pub(super) fn shown(&self, mut stat: Stat, stored: Option<&StoredStat>) -> Stat {
+    pub(super) fn shown(&self, stat: Stat, stored: Option<&StoredStat>) -> Stat {
+        let mut stat = self.on_disk(stat, stored);
+        stat.uid = self.config.ids.uid.shown(stat.uid);
+        stat.gid = self.config.ids.gid.shown(stat.gid);
+        stat
+    }
+
+    /// The same with the ids that are stored: what the view's ids are mapped to.
+    pub(super) fn on_disk(&self, mut stat: Stat, stored: Option<&StoredStat>) -> Stat {
         if let Some(stored) = stored {
             return stored.apply(stat);
         }

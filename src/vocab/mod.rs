@@ -3,6 +3,7 @@
 pub mod attr;
 pub mod dialect;
 pub mod handle;
+pub mod ids;
 pub mod owner;
 
 pub use attr::{Access, Kind, SetTime, Space, Stat, Timestamp};
