@@ -28,7 +28,7 @@ pub(crate) fn install() -> Result<Told> {
         }
     };
     let missing = |krate: &&str| !dir.join("bin").join(name(krate)).exists();
-    if CRATES.iter().any(|c| missing(c)) {
+    if CRATES.iter().any(missing) {
         println!("installing {} to {}", CRATES.join(" "), dir.display());
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut cmd = Command::new(cargo);
