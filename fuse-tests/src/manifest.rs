@@ -23,13 +23,17 @@ pub(crate) struct What {
     disk: bool,
     /// Times of directories.
     dir_times: bool,
+    /// Times of everything else.
+    times: bool,
 }
 
 impl What {
     /// For a layer that must not change at all.
-    pub(crate) const DISK: Self = Self { disk: true, dir_times: true };
+    pub(crate) const DISK: Self = Self { disk: true, dir_times: true, times: true };
     /// For two views of the same tree: without what belongs to the storage of one of them.
-    pub(crate) const VIEW: Self = Self { disk: false, dir_times: true };
+    pub(crate) const VIEW: Self = Self { disk: false, dir_times: true, times: true };
+    /// For two trees on which the same was done at different moments.
+    pub(crate) const SHAPE: Self = Self { disk: false, dir_times: false, times: false };
 }
 
 impl Manifest {
@@ -92,7 +96,7 @@ impl Manifest {
 fn line(path: &Path, md: &fs::Metadata, what: What) -> Result<String> {
     let ft = md.file_type();
     let mut line = format!("{:o} {}:{}", md.mode(), md.uid(), md.gid());
-    if !ft.is_dir() || what.dir_times {
+    if if ft.is_dir() { what.dir_times } else { what.times } {
         line += &format!(" {}.{:09}", md.mtime(), md.mtime_nsec());
     }
     if !ft.is_dir() || what.disk {
