@@ -195,7 +195,7 @@ impl Overlay {
                 let lower = match (stat.kind, &marks.redirect) {
                     (Kind::Dir, _) if marks.opaque => None,
                     (Kind::File, _) if !marks.metacopy => None,
-                    (Kind::Dir | Kind::File, Some(path)) => self.walk(&self.absolute(parent, path), 0, 0)?,
+                    (Kind::Dir | Kind::File, Some(path)) => self.follow(parent, name, path)?,
                     (Kind::Dir | Kind::File, None) => self.in_lower(parent, name)?,
                     _ => None,
                 };
@@ -203,13 +203,36 @@ impl Overlay {
                     (Kind::Dir, Some(l @ Lower::Dir { .. })) => Some(l),
                     (Kind::Dir, _) => None,
                     (_, Some(l @ Lower::Other { stat: Stat { kind: Kind::File, .. }, .. })) => Some(l),
-                    (_, _) if marks.metacopy => return Err(Errno::IO),
+                    (_, _) if marks.metacopy => {
+                        return Err(self.bad_upper(parent, name, "its data is not in the layers below"));
+                    }
                     _ => None,
                 };
                 let index = self.index_of(&stat, &marks)?;
                 Ok(Some(Found { upper: Some((stat, marks)), named: true, index, lower, since }))
             }
         }
+    }
+
+    /// What the redirect of `name` leads to.
+    fn follow(&self, parent: &Arc<Node>, name: &[u8], path: &[u8]) -> Result<Option<Lower>> {
+        self.walk(&self.absolute(parent, path)).map_err(|e| match e {
+            Errno::IO => self.bad_upper(parent, name, "its redirect can't be followed"),
+            e => e,
+        })
+    }
+
+    /// Says what is wrong with an object of the upper: who reads it gets `EIO`.
+    fn bad_upper(&self, parent: &Arc<Node>, name: &[u8], what: &str) -> Errno {
+        let mut path = vec![name.to_vec()];
+        let mut at = parent.clone();
+        while let Some(link) = at.first_link() {
+            path.push(link.name.to_vec());
+            at = link.parent;
+        }
+        let path: Vec<_> = path.iter().rev().map(|n| String::from_utf8_lossy(n)).collect();
+        log::warn!("upper: /{}: {what}", path.join("/"));
+        Errno::IO
     }
 
     /// A redirect as a path from the layers' roots.

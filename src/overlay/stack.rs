@@ -1,5 +1,6 @@
 //! The lower layers: what a name is in them, from the top one down.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,8 +12,17 @@ use crate::vocab::dialect::{self, AUFS_OPAQUE, FUSE_OVERLAYFS_OPAQUE, Prefix, ST
 use crate::vocab::owner::{OVERFLOW, StoredStat};
 use crate::vocab::{Errno, Kind, Result, Stat};
 
-/// A redirect may lead to another, but not for ever.
-const MAX_REDIRECTS: u32 = 40;
+/// Redirects followed for one lookup. Each leads to a lower layer, so they end; but they may multiply on the way.
+const MAX_REDIRECTS: u32 = 10_000;
+
+/// How many redirects a lookup may still follow.
+struct Fuel(Cell<u32>);
+
+impl Fuel {
+    fn new() -> Self {
+        Self(Cell::new(MAX_REDIRECTS))
+    }
+}
 
 /// One lower layer.
 #[derive(Debug)]
@@ -161,13 +171,10 @@ impl Overlay {
 
     /// What `name` is in `dirs`, the same directory in several layers, top first.
     pub(super) fn step_lower(&self, dirs: &[Arc<LowerDir>], name: &[u8]) -> Result<Option<Lower>> {
-        self.step(dirs, name, 0)
+        self.step(dirs, name, &Fuel::new())
     }
 
-    fn step(&self, dirs: &[Arc<LowerDir>], name: &[u8], depth: u32) -> Result<Option<Lower>> {
-        if depth > MAX_REDIRECTS {
-            return Err(Errno::LOOP);
-        }
+    fn step(&self, dirs: &[Arc<LowerDir>], name: &[u8], fuel: &Fuel) -> Result<Option<Lower>> {
         let mut found: SmallVec<[Arc<LowerDir>; 2]> = SmallVec::new();
         let mut top = None;
         for (i, dir) in dirs.iter().enumerate() {
@@ -196,7 +203,7 @@ impl Overlay {
                 if !found.is_empty() || (self.config.aufs && dialect::aufs(name) != dialect::Aufs::Plain) {
                     break;
                 }
-                return self.lower_other(&dirs[i..], &handle, name, stat, depth);
+                return self.lower_other(&dirs[i..], &handle, name, stat, fuel);
             }
             let last = i + 1 == dirs.len() && found.is_empty() && !self.layers[dir.layer].stored_owners;
             // The bottom layer's own marks still tell of attribute whiteouts, but those hide nothing below the bottom:
@@ -223,7 +230,7 @@ impl Overlay {
                 break;
             }
             if let Some(path) = marks.redirect {
-                if let Some(Lower::Dir { dirs: more, .. }) = self.redirected(dir, name, &path, dir.layer + 1, depth)? {
+                if let Some(Lower::Dir { dirs: more, .. }) = self.redirected(&dirs[i..], name, &path, fuel)? {
                     found.extend(more);
                 }
                 break;
@@ -239,13 +246,14 @@ impl Overlay {
         handle: &Handle,
         name: &[u8],
         mut stat: Stat,
-        depth: u32,
+        fuel: &Fuel,
     ) -> Result<Option<Lower>> {
         let dir = &dirs[0];
         let pos = LowerPos { dir: dir.clone(), name: name.into() };
         let stored = self.layers[dir.layer].stored_owners;
-        if stat.kind != Kind::File || (dirs.len() == 1 && !stored && !dir.attr_whiteouts && !dir.devices) {
-            // A metacopy in the bottom layer has no data anywhere; a redirect in it leads nowhere either.
+        // A metacopy in the bottom layer has no data anywhere, which must be told; on disk it is all hole.
+        let hollow = self.config.marked_bottom && stat.blocks == 0 && stat.size > 0;
+        if stat.kind != Kind::File || (dirs.len() == 1 && !(stored || dir.attr_whiteouts || dir.devices || hollow)) {
             return Ok(Some(Lower::Other { pos, data: None, stat: self.shown(stat, None) }));
         }
         let marks = self.marks(handle, name)?;
@@ -259,10 +267,12 @@ impl Overlay {
         let mut data = None;
         if marks.metacopy {
             let below = match &marks.redirect {
-                Some(path) => self.redirected(dir, name, path, dir.layer + 1, depth)?,
-                None => self.step(&dirs[1..], name, depth + 1)?,
+                Some(path) => self.redirected(dirs, name, path, fuel)?,
+                None => self.step(&dirs[1..], name, fuel)?,
             };
-            let Some(Lower::Other { pos, data: deeper, stat: below, .. }) = below else { return Err(Errno::IO) };
+            let Some(Lower::Other { pos, data: deeper, stat: below @ Stat { kind: Kind::File, .. } }) = below else {
+                return Err(bad(dir, name, "its data is not in the layers below"));
+            };
             stat.blocks = below.blocks;
             data = deeper.or(Some(pos));
         }
@@ -270,37 +280,30 @@ impl Overlay {
         Ok(Some(Lower::Other { pos, data, stat }))
     }
 
-    /// Follows a redirect found on `name` in `dir`, into the layers from `first` on.
-    fn redirected(
-        &self,
-        dir: &Arc<LowerDir>,
-        name: &[u8],
-        path: &[u8],
-        first: usize,
-        depth: u32,
-    ) -> Result<Option<Lower>> {
-        let mut full;
-        let path = if path.starts_with(b"/") {
-            path
-        } else {
-            full = lower_path(dir);
-            full.push(b'/');
-            full.extend_from_slice(path);
-            &full
-        };
-        log::trace!("{}: redirect to {}", String::from_utf8_lossy(name), String::from_utf8_lossy(path));
-        self.walk(path, first, depth + 1)
+    /// Follows a redirect found on `name` in `dirs[0]`: a name beside it, in the directories that are merged with this
+    /// one, or a path from the roots of the layers below.
+    fn redirected(&self, dirs: &[Arc<LowerDir>], name: &[u8], path: &[u8], fuel: &Fuel) -> Result<Option<Lower>> {
+        let dir = &dirs[0];
+        let Some(left) = fuel.0.get().checked_sub(1) else { return Err(bad(dir, name, "too many redirects")) };
+        fuel.0.set(left);
+        match path.strip_prefix(b"/") {
+            _ if !leads_inside(path) => Err(bad(dir, name, "its redirect is no path inside of a layer")),
+            Some(_) => self.walk_from(path, dir.layer + 1, fuel),
+            None if path.contains(&b'/') => Err(bad(dir, name, "its redirect is neither a name nor an absolute path")),
+            None => self.step(&dirs[1..], path, fuel),
+        }
     }
 
-    /// What an absolute path is in the layers from `first` on, merged.
-    pub(super) fn walk(&self, path: &[u8], first: usize, depth: u32) -> Result<Option<Lower>> {
+    /// What an absolute path is in the layers, merged. `EIO` for one that climbs.
+    pub(super) fn walk(&self, path: &[u8]) -> Result<Option<Lower>> {
+        if leads_inside(path) { self.walk_from(path, 0, &Fuel::new()) } else { Err(Errno::IO) }
+    }
+
+    fn walk_from(&self, path: &[u8], first: usize, fuel: &Fuel) -> Result<Option<Lower>> {
         let mut dirs: SmallVec<[Arc<LowerDir>; 2]> = self.layers.iter().skip(first).map(|l| l.root.clone()).collect();
         let mut names = path.split(|b| *b == b'/').filter(|n| !n.is_empty()).peekable();
         while let Some(name) = names.next() {
-            if name == b"." || name == b".." {
-                return Err(Errno::IO);
-            }
-            match self.step(&dirs, name, depth + 1)? {
+            match self.step(&dirs, name, fuel)? {
                 None => return Ok(None),
                 found if names.peek().is_none() => return Ok(found),
                 Some(Lower::Dir { dirs: next, .. }) => dirs = next,
@@ -357,6 +360,19 @@ fn lower_path(dir: &Arc<LowerDir>) -> Vec<u8> {
         at = parent;
     }
     names.iter().rev().flat_map(|n| [b"/", &n[..]].concat()).collect()
+}
+
+/// Whether a redirect names something, without a step upwards.
+fn leads_inside(path: &[u8]) -> bool {
+    let mut names = path.split(|b| *b == b'/').filter(|n| !n.is_empty()).peekable();
+    names.peek().is_some() && names.all(|n| n != b"." && n != b".." && !n.contains(&0))
+}
+
+/// Says what is wrong with an object of a layer: who reads it gets `EIO`.
+fn bad(dir: &Arc<LowerDir>, name: &[u8], what: &str) -> Errno {
+    let path = [&lower_path(dir), name].map(String::from_utf8_lossy).join("/");
+    log::warn!("lower layer {}: {path}: {what}", dir.layer + 1);
+    Errno::IO
 }
 
 /// `U+1`, `U-2`: what to add to the upper's link count. (`L`, relative to the lower's, is what the kernel leaves when it
