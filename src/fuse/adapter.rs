@@ -19,7 +19,7 @@ use fuser::{
     WriteFlags,
 };
 
-use super::convert::{attr, errno, file_type, nothing, rdev, set_time};
+use super::convert::{attr, errno, file_type, name_only, nothing, rdev, set_time};
 use super::{PID_ATTR, SYNC_ATTR, Tuning};
 use crate::overlay::{Attr, Caller, Overlay, ROOT, SetAttr};
 use crate::vocab::{Errno, Kind, Result};
@@ -309,9 +309,8 @@ impl Filesystem for Adapter {
     fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         guarded("readdirplus", || {
             let listed = self.overlay.readdir_plus(ino.0, offset, &mut |e, found| {
-                // The kernel makes no inode of `.` and `..`; of another name without attributes it makes none either,
-                // because its number is 0.
-                let mut shown = found.map_or_else(nothing, attr);
+                // The kernel makes no inode of `.` and `..`, nor of what it can't believe.
+                let mut shown = found.map_or_else(|| name_only(e.kind), attr);
                 if matches!(e.name, b"." | b"..") {
                     shown.ino = INodeNo(e.ino);
                     shown.kind = file_type(e.kind);

@@ -66,6 +66,12 @@ pub(super) fn nothing() -> FileAttr {
     }
 }
 
+/// What readdirplus tells of a name whose inode can't be had: the size is impossible, so the kernel lists the name, makes
+/// no inode of it and forgets the number again (`fuse_direntplus_link`). With the number 0, readdir(3) would hide it.
+pub(super) fn name_only(kind: Kind) -> FileAttr {
+    FileAttr { ino: INodeNo(u64::MAX), size: u64::MAX, kind: file_type(kind), ..nothing() }
+}
+
 /// The kernel's 32 bits of a device number (`new_encode_dev`), from makedev(3)'s 64.
 fn device(rdev: u64) -> u32 {
     let (major, minor) = (libc::major(rdev), libc::minor(rdev));

@@ -198,8 +198,8 @@ impl Overlay {
                 if marks.device {
                     kind = Kind::Char;
                 }
-                if let Some(stored) = marks.stored.and_then(|s| s.kind).filter(|_| self.config.stored_owners) {
-                    kind = stored;
+                if let Some(stored) = marks.stored.filter(|_| self.config.stored_owners) {
+                    kind = stored.kind_of(kind);
                 }
             }
             listing.0.insert((self.cookie(&name), name.into()), (number, kind));
@@ -233,8 +233,8 @@ impl Overlay {
             };
             if kind == Kind::File && (stored || lower.devices) {
                 let marks = self.marks(&dir, &name)?;
-                if let Some(k) = marks.stored.and_then(|s| s.kind).filter(|_| stored) {
-                    kind = k;
+                if let Some(s) = marks.stored.filter(|_| stored) {
+                    kind = s.kind_of(kind);
                 }
                 if marks.device && lower.devices {
                     kind = Kind::Char;

@@ -63,13 +63,21 @@ impl StoredStat {
         format!("{uid}:{gid}:0{mode:o}:{word}").into_bytes()
     }
 
+    /// The type of what is `on_disk`: a file may stand for anything but a directory, which stands for itself alone.
+    pub fn kind_of(&self, on_disk: Kind) -> Kind {
+        match self.kind {
+            Some(kind) if on_disk == Kind::File && kind != Kind::Dir => kind,
+            _ => on_disk,
+        }
+    }
+
     /// `st` with what is stored in place of what the file system says.
     pub fn apply(&self, mut st: Stat) -> Stat {
         st.uid = self.uid;
         st.gid = self.gid;
         st.mode = self.mode;
-        if let Some(kind) = self.kind {
-            st.kind = kind;
+        if self.kind == Some(self.kind_of(st.kind)) {
+            st.kind = self.kind_of(st.kind);
             st.rdev = self.rdev;
         }
         st
