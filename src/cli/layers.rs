@@ -1,13 +1,14 @@
 //! The directories to stack: checked, locked, opened.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::error::Error;
+use crate::fuse::is_idmapped;
 use crate::layer::{Handle, disk};
 use crate::overlay::{self, Layers, Lower, Upper};
 use crate::vocab::dialect::Prefix;
@@ -60,6 +61,19 @@ impl Given {
             opened.layers.lowers.push(Lower { dir: lower.open(false)? });
         }
         Ok(opened)
+    }
+
+    /// Indices of the lower layers that lie on an idmapped mount.
+    pub(super) fn idmapped(&self) -> Result<Vec<usize>, Error> {
+        let mut found = Vec::new();
+        for (i, lower) in self.lowers.iter().enumerate() {
+            let fail = |e: std::io::Error| Error::new(format!("lower layer {}: {}", lower.display(), why(&e)));
+            let dir = File::open(lower).map_err(fail)?;
+            if is_idmapped(dir.as_fd()).map_err(fail)? {
+                found.push(i);
+            }
+        }
+        Ok(found)
     }
 
     /// Checks everything that can be told without opening it.

@@ -92,6 +92,7 @@ fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result
     let config = Config {
         prefix,
         stored_owners: settings.stored_owners,
+        mapped_lowers: if settings.ids.is_identity() { Vec::new() } else { settings.given.idmapped()? },
         ids: settings.ids.clone(),
         aufs: true,
         open_files: raise_open_files(),

@@ -136,6 +136,9 @@ impl Filesystem for Adapter {
         if let Err(e) = self.overlay.sync_all() {
             log::error!("sync of the upper layer: {e}");
         }
+        if let Err(e) = self.overlay.end() {
+            log::warn!("the mark of a volatile upper is left in the work directory: {e}");
+        }
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {

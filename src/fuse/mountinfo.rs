@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,19 @@ pub fn type_on(path: &Path) -> io::Result<Option<String>> {
         }
     }
     Ok(found)
+}
+
+/// Whether the ids of what is open are mapped by its mount (mount_setattr(2), `MOUNT_ATTR_IDMAP`).
+///
+/// # Errors
+/// `/proc` can't be read.
+pub fn is_idmapped(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
+    let id = info.lines().find_map(|l| l.strip_prefix("mnt_id:")).map(str::trim).unwrap_or_default();
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let mut lines = table.split(|&b| b == b'\n').map(|l| l.split(|&b| b == b' '));
+    let options = lines.find(|l| l.clone().next() == Some(id.as_bytes())).and_then(|mut l| l.nth(5));
+    Ok(options.is_some_and(|o| o.split(|&b| b == b',').any(|o| o == b"idmapped")))
 }
 
 /// A field of mountinfo: `\040` and the like stand for blanks.

@@ -38,10 +38,11 @@ impl Overlay {
                 _ => stat,
             }
         } else {
-            let stored = node.lower_dirs().first().is_some_and(|d| self.layers[d.layer].stored_owners);
+            let layer = node.lower_dirs().first().map_or(0, |d| d.layer);
+            let stored = self.layers.get(layer).is_some_and(|l| l.stored_owners);
             self.with_top(node, |dir, name| {
                 let marks = if stored { self.marks(dir, name)?.stored } else { None };
-                Ok(self.shown(dir.stat(name)?, marks.as_ref()))
+                Ok(self.shown_lower(layer, dir.stat(name)?, marks.as_ref()))
             })?
         };
         Ok(self.attr_of(node, stat))

@@ -85,7 +85,7 @@ impl Overlay {
         let lower = dirs.first().ok_or(Errno::NOENT)?;
         let dir = self.lower_handle(lower)?;
         let stored = if self.layers[lower.layer].stored_owners { self.marks(&dir, b"")?.stored } else { None };
-        let stat = self.shown(dir.stat(b"")?, stored.as_ref());
+        let stat = self.shown_lower(lower.layer, dir.stat(b"")?, stored.as_ref());
         let owner = self.stored_owner(&dir, b"", lower.layer, &stat)?;
         let source = Source { dir, name: Box::default(), stat, owner };
         let temp = self.temp_name();
@@ -134,8 +134,12 @@ impl Overlay {
 
     /// Who owns a lower object on disk; `shown` is its stat in the view.
     fn stored_owner(&self, dir: &Handle, name: &[u8], layer: usize, shown: &Stat) -> Result<(u32, u32)> {
-        if self.config.ids.is_identity() {
+        let ids = &self.config.ids;
+        if ids.is_identity() {
             return Ok((shown.uid, shown.gid));
+        }
+        if self.layers[layer].mapped {
+            return Ok((ids.uid.stored_for(shown.uid), ids.gid.stored_for(shown.gid)));
         }
         let stored = if self.layers[layer].stored_owners { self.marks(dir, name)?.stored } else { None };
         let stat = self.on_disk(dir.stat(name)?, stored.as_ref());

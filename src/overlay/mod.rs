@@ -91,6 +91,8 @@ pub struct Config {
     pub stored_owners: bool,
     /// How stored ids are shown, and what is stored for those of callers.
     pub ids: IdMaps,
+    /// Lower layers, by index, whose ids the kernel maps already (an idmapped mount): they show what it says.
+    pub mapped_lowers: Vec<usize>,
     /// Show ids that the id map does not know as root's.
     pub foreign_as_root: bool,
     /// Read AUFS's `.wh.` names in the lower layers.
@@ -113,6 +115,7 @@ impl Default for Config {
             prefix: None,
             stored_owners: false,
             ids: IdMaps::default(),
+            mapped_lowers: Vec::new(),
             foreign_as_root: false,
             aufs: false,
             hide: Vec::new(),

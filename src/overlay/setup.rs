@@ -15,10 +15,16 @@ use crate::vocab::{Errno, Kind, Result};
 /// As many layers as the kernel's union takes.
 const MAX_LAYERS: usize = 500;
 
+/// In `WORK/work`, a directory for each feature that a later mount has to know of, as the kernel makes it.
+const INCOMPATIBLE: &[u8] = b"incompat";
+const VOLATILE: &[u8] = b"volatile";
+const DIRTY: &[u8] = b"dirty";
+
 /// The writable layer with its work directory:
 ///
 /// ```text
 /// WORK/work/    objects on their way; emptied at mount
+/// WORK/work/incompat/volatile/dirty    while a volatile mount lives
 /// WORK/index/   the inode index: lower hard links that were copied up, by file handle
 /// ```
 #[derive(Debug)]
@@ -68,9 +74,9 @@ impl Overlay {
                 device: false,
                 devices: false,
             });
-            upper = Some(prepare(given.dir, &given.work)?);
+            upper = Some(prepare(given.dir, &given.work, config.volatile)?);
         }
-        let lowers = lower_layers(layers.lowers)?;
+        let lowers = lower_layers(&config.mapped_lowers, layers.lowers)?;
         for layer in &lowers {
             inodes.number((layer.root.dev, layer.root.ino));
         }
@@ -114,6 +120,17 @@ impl Overlay {
         })
     }
 
+    /// The mount ends in good order: a volatile upper may be mounted again.
+    ///
+    /// # Errors
+    /// What the work directory answers.
+    pub fn end(&self) -> Result<()> {
+        match &self.upper {
+            Some(upper) if self.config.volatile => upper.unmark_volatile(),
+            _ => Ok(()),
+        }
+    }
+
     /// How many inodes somebody refers to: the root alone once the kernel forgot all others.
     pub fn node_count(&self) -> usize {
         self.inodes.len()
@@ -130,7 +147,7 @@ impl Overlay {
     }
 }
 
-fn lower_layers(given: Vec<super::Lower>) -> std::result::Result<Vec<Layer>, Error> {
+fn lower_layers(mapped: &[usize], given: Vec<super::Lower>) -> std::result::Result<Vec<Layer>, Error> {
     let mut layers = Vec::new();
     let mut seen = HashSet::new();
     for (i, lower) in given.into_iter().enumerate() {
@@ -158,7 +175,7 @@ fn lower_layers(given: Vec<super::Lower>) -> std::result::Result<Vec<Layer>, Err
             devices,
             closed: false,
         });
-        layers.push(Layer { root, stored_owners });
+        layers.push(Layer { root, stored_owners, mapped: mapped.contains(&i) });
     }
     Ok(layers)
 }
@@ -205,18 +222,58 @@ fn mark_root(root: &Handle, prefix: Prefix) -> std::result::Result<(), Error> {
     }
 }
 
-fn prepare(root: Handle, given: &Handle) -> std::result::Result<UpperTree, Error> {
+fn prepare(root: Handle, given: &Handle, volatile: bool) -> std::result::Result<UpperTree, Error> {
     let fail = |e| {
         Error::new("cannot prepare the work directory", e)
             .with_hint("it must be an empty directory of its own on the upper's file system, writable for you")
     };
     let work = subdir(given, b"work").map_err(fail)?;
+    refuse_incompatible(&work)?;
     clear(&work).map_err(fail)?;
+    if volatile {
+        mark_volatile(&work).map_err(fail)?;
+    }
     let index = match given.file_handle(b"").map_err(fail)? {
         Some(_) => Some(subdir(given, b"index").map_err(fail)?),
         None => None,
     };
     Ok(UpperTree { root, work, index, whiteout: parking_lot::Mutex::new(None) })
+}
+
+/// As the kernel's union: what a mount before this one left here says that the upper is not to be trusted.
+fn refuse_incompatible(work: &Handle) -> std::result::Result<(), Error> {
+    let marked = match work.open_dir(INCOMPATIBLE) {
+        Ok(dir) => super::readdir::entries(&dir).map(|all| all.into_iter().next()),
+        Err(Errno::NOENT) => return Ok(()),
+        Err(e) => Err(e),
+    };
+    match marked.map_err(|e| Error::new("work directory", e))? {
+        None => Ok(()),
+        Some((name, ..)) if name == VOLATILE => Err(Error::refused(
+            "the upper was mounted volatile and never unmounted: what it holds may be incomplete",
+            "throw upper and work away; to use them all the same, remove work/incompat in the work directory",
+        )),
+        Some((name, ..)) => Err(Error::refused(
+            format!("the work directory was left by a mount with an unknown feature: {}", String::from_utf8_lossy(&name)),
+            "mount it with what made it, or use a fresh upper and work directory",
+        )),
+    }
+}
+
+/// Nothing of this mount need survive a crash; so nobody may take it for whole after one.
+fn mark_volatile(work: &Handle) -> Result<()> {
+    let dir = subdir(&subdir(work, INCOMPATIBLE)?, VOLATILE)?;
+    dir.mknod(DIRTY, Kind::File, 0o600, 0)
+}
+
+impl UpperTree {
+    /// The mount ends in good order.
+    fn unmark_volatile(&self) -> Result<()> {
+        let features = self.work.open_dir(INCOMPATIBLE)?;
+        features.open_dir(VOLATILE)?.unlink(DIRTY)?;
+        features.rmdir(VOLATILE)?;
+        self.work.rmdir(INCOMPATIBLE)
+    }
 }
 
 fn subdir(dir: &Handle, name: &[u8]) -> Result<Handle> {

@@ -30,6 +30,8 @@ pub(super) struct Layer {
     pub(super) root: Arc<LowerDir>,
     /// Its objects carry ownership in an attribute.
     pub(super) stored_owners: bool,
+    /// Its ids are the view's, not those to store.
+    pub(super) mapped: bool,
 }
 
 /// A directory of a lower layer. It never changes, so neither does anything known about it.
@@ -223,7 +225,7 @@ impl Overlay {
                 closed,
             });
             if top.is_none() {
-                top = Some(self.shown(stat, marks.stored.as_ref().filter(|_| self.layers[dir.layer].stored_owners)));
+                top = Some(self.shown_lower(dir.layer, stat, marks.stored.as_ref()));
             }
             found.push(child.clone());
             if marks.opaque || (self.config.aufs && self.aufs_opaque(&child)?) {
@@ -254,7 +256,7 @@ impl Overlay {
         // A metacopy in the bottom layer has no data anywhere, which must be told; on disk it is all hole.
         let hollow = self.config.marked_bottom && stat.blocks == 0 && stat.size > 0;
         if stat.kind != Kind::File || (dirs.len() == 1 && !(stored || dir.attr_whiteouts || dir.devices || hollow)) {
-            return Ok(Some(Lower::Other { pos, data: None, stat: self.shown(stat, None) }));
+            return Ok(Some(Lower::Other { pos, data: None, stat: self.shown_lower(dir.layer, stat, None) }));
         }
         let marks = self.marks(handle, name)?;
         if dir.attr_whiteouts && marks.whiteout && stat.size == 0 {
@@ -262,7 +264,7 @@ impl Overlay {
         }
         if dir.devices && marks.device {
             stat.kind = Kind::Char;
-            return Ok(Some(Lower::Other { pos, data: None, stat: self.shown(stat, None) }));
+            return Ok(Some(Lower::Other { pos, data: None, stat: self.shown_lower(dir.layer, stat, None) }));
         }
         let mut data = None;
         if marks.metacopy {
@@ -276,7 +278,7 @@ impl Overlay {
             stat.blocks = below.blocks;
             data = deeper.or(Some(pos));
         }
-        let stat = self.shown(stat, marks.stored.as_ref().filter(|_| stored));
+        let stat = self.shown_lower(dir.layer, stat, marks.stored.as_ref());
         Ok(Some(Lower::Other { pos, data, stat }))
     }
 
@@ -311,6 +313,13 @@ impl Overlay {
             }
         }
         Ok(None)
+    }
+
+    /// A lower layer's stat as the view shows it.
+    pub(super) fn shown_lower(&self, layer: usize, stat: Stat, stored: Option<&StoredStat>) -> Stat {
+        let layer = &self.layers[layer];
+        let stored = stored.filter(|_| layer.stored_owners);
+        if layer.mapped && stored.is_none() { self.on_disk(stat, None) } else { self.shown(stat, stored) }
     }
 
     /// A layer's stat as the view shows it, but for inode and link numbers.
