@@ -14,6 +14,7 @@ use super::limits::raise_open_files;
 use super::options::Settings;
 use crate::fuse::{Mount, Mountpoint, Session};
 use crate::overlay::{Config, Overlay};
+use crate::vocab::dialect::STORED_STAT;
 
 /// Stack directories and mount the merged view
 #[derive(Debug, clap::Args)]
@@ -91,7 +92,8 @@ fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result
     };
     let config = Config {
         prefix,
-        stored_owners: settings.stored_owners,
+        stored_owners: settings.stored_owners.is_some(),
+        stored_attr: settings.stored_owners.unwrap_or(STORED_STAT),
         mapped_lowers: if settings.ids.is_identity() { Vec::new() } else { settings.given.idmapped()? },
         ids: settings.ids.clone(),
         aufs: true,

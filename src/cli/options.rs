@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::error::Error;
 use super::layers::Given;
 use crate::fuse::{Options, Tuning};
-use crate::vocab::dialect::Prefix;
+use crate::vocab::dialect::{PRIVILEGED_STORED_STAT, Prefix, STORED_STAT};
 use crate::vocab::ids::{IdMap, IdMaps};
 
 /// Everything that a mount can be told.
@@ -24,7 +24,7 @@ pub(super) struct Settings {
     /// How stored ids are shown.
     pub(super) ids: IdMaps,
     /// Owners and modes are kept in an attribute.
-    pub(super) stored_owners: bool,
+    pub(super) stored_owners: Option<&'static [u8]>,
     /// How long to wait for another daemon to let go of the upper.
     pub(super) patience: Duration,
 }
@@ -68,7 +68,7 @@ impl Default for Settings {
             prefix: None,
             volatile: false,
             ids: IdMaps::default(),
-            stored_owners: false,
+            stored_owners: None,
             // A daemon that was just unmounted writes what it has.
             patience: Duration::from_secs(2),
         }
@@ -134,13 +134,14 @@ impl Settings {
     }
 }
 
-/// 0 or 2 of fuse-overlayfs's three ways to keep owners.
-fn stored_owners(value: &[u8]) -> Result<bool, Error> {
+/// The attribute of fuse-overlayfs's ways to keep owners.
+fn stored_owners(value: &[u8]) -> Result<Option<&'static [u8]>, Error> {
     match value {
-        b"0" => Ok(false),
-        b"2" => Ok(true),
+        b"0" => Ok(None),
+        b"1" => Ok(Some(PRIVILEGED_STORED_STAT)),
+        b"2" => Ok(Some(STORED_STAT)),
         other => Err(Error::new(format!("option xattr_permissions={}", String::from_utf8_lossy(other)))
-            .hint("0 or 2 (user.containers.override_stat); 1 is not there yet")),
+            .hint("0, 1 (security.fuseoverlayfs.override_stat) or 2 (user.containers.override_stat)")),
     }
 }
 

@@ -6,7 +6,7 @@ use super::copy_up::Want;
 use super::node::{Below, Node};
 use super::{Attr, Overlay, SetAttr};
 use crate::layer::Handle;
-use crate::vocab::dialect::STORED_STAT;
+use crate::vocab::dialect::STORED_STATS;
 use crate::vocab::ids::IdMap;
 use crate::vocab::owner::StoredStat;
 use crate::vocab::{Access, Errno, Kind, Result, SetTime, Space, Stat};
@@ -56,8 +56,12 @@ impl Overlay {
 
     fn upper_on_disk(&self, dir: &Handle, name: &[u8]) -> Result<(Stat, Option<StoredStat>)> {
         let stat = dir.stat(name)?;
-        let stored = if self.config.stored_owners { dir.getxattr(name, STORED_STAT)? } else { None };
-        Ok((stat, stored.as_deref().and_then(StoredStat::parse)))
+        for attr in STORED_STATS.into_iter().filter(|_| self.config.stored_owners) {
+            if let Some(value) = dir.getxattr(name, attr)? {
+                return Ok((stat, StoredStat::parse(&value)));
+            }
+        }
+        Ok((stat, None))
     }
 
     /// The same, with the ids that are stored.
@@ -170,7 +174,7 @@ impl Overlay {
             // The daemon itself must be able to work on it, whoever owns it in the view.
             let least = if on_disk.kind == Kind::Dir { 0o700 } else { 0o600 };
             dir.chmod(name, wanted.mode & 0o777 | least)?;
-            return dir.setxattr(name, STORED_STAT, &StoredStat::of(wanted).format(), 0);
+            return self.write_owner(dir, name, &StoredStat::of(wanted));
         }
         let now = self.stored_stat(dir, name)?;
         if (wanted.uid, wanted.gid) == (now.uid, now.gid) {
@@ -178,6 +182,20 @@ impl Overlay {
         }
         // A link or a pipe takes no attribute of users; its owner is not remembered.
         log::debug!("{}: the owner of this {:?} can't be kept", String::from_utf8_lossy(name), on_disk.kind);
+        Ok(())
+    }
+
+    /// Writes down whose an upper object is.
+    pub(super) fn write_owner(&self, dir: &Handle, name: &[u8], stored: &StoredStat) -> Result<()> {
+        let attr = self.config.stored_attr;
+        dir.setxattr(name, attr, &stored.format(), 0)?;
+        // Another tool's, which would count instead.
+        for other in STORED_STATS.into_iter().take_while(|a| *a != attr) {
+            match dir.removexattr(name, other) {
+                Ok(()) | Err(Errno::NODATA) => {}
+                Err(e) => return Err(e),
+            }
+        }
         Ok(())
     }
 

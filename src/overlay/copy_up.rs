@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::Overlay;
 use super::node::{Below, Key, Link, Node, Upper, UpperAt};
 use crate::layer::{File, Handle, Rename};
-use crate::vocab::dialect::{self, STORED_STAT};
+use crate::vocab::dialect::{self, STORED_STATS};
 use crate::vocab::{Access, Errno, Kind, Result, SetTime, Stat};
 
 const SEEK_DATA: i32 = 3;
@@ -196,7 +196,7 @@ impl Overlay {
             self.give(work, temp, Some(uid), Some(gid), None)?;
         }
         for attr in source.dir.listxattr(&source.name)? {
-            if attr == STORED_STAT || self.prefix.unescape(&attr).is_none() {
+            if STORED_STATS.contains(&&attr[..]) || self.prefix.unescape(&attr).is_none() {
                 continue;
             }
             let Some(value) = source.dir.getxattr(&source.name, &attr)? else { continue };

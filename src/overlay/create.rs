@@ -158,7 +158,7 @@ impl Overlay {
         };
         let least = if on_disk.kind == Kind::Dir { 0o700 } else { 0o600 };
         dir.chmod(name, mode & 0o777 | least)?;
-        dir.setxattr(name, dialect::STORED_STAT, &stored.format(), 0)
+        self.write_owner(dir, name, &stored)
     }
 
     /// Makes it in the work directory and puts it in the whiteout's place; a directory is opaque, since what the

@@ -48,7 +48,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use crate::layer::{File, Handle};
-use crate::vocab::dialect::Prefix;
+use crate::vocab::dialect::{Prefix, STORED_STAT};
 use crate::vocab::ids::IdMaps;
 use crate::vocab::{Kind, SetTime, Stat};
 
@@ -89,6 +89,8 @@ pub struct Config {
     pub prefix: Option<Prefix>,
     /// Keep owners (and types the file system refuses) in `user.containers.override_stat`: for an id map of one id.
     pub stored_owners: bool,
+    /// The attribute for that.
+    pub stored_attr: &'static [u8],
     /// How stored ids are shown, and what is stored for those of callers.
     pub ids: IdMaps,
     /// Lower layers, by index, whose ids the kernel maps already (an idmapped mount): they show what it says.
@@ -114,6 +116,7 @@ impl Default for Config {
         Self {
             prefix: None,
             stored_owners: false,
+            stored_attr: STORED_STAT,
             ids: IdMaps::default(),
             mapped_lowers: Vec::new(),
             foreign_as_root: false,

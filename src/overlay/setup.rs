@@ -9,7 +9,7 @@ use super::node::{Below, Node, State, Upper as UpperObject, UpperAt};
 use super::stack::{Layer, LowerAt, LowerDir, new_id};
 use super::{Config, Error, Layers, Overlay, ROOT, readdir};
 use crate::layer::Handle;
-use crate::vocab::dialect::{self, Prefix, STORED_STAT};
+use crate::vocab::dialect::{self, Prefix, STORED_STATS};
 use crate::vocab::{Errno, Kind, Result};
 
 /// As many layers as the kernel's union takes.
@@ -156,7 +156,10 @@ fn lower_layers(mapped: &[usize], given: Vec<super::Lower>) -> std::result::Resu
         if !seen.insert((st.dev, st.ino)) {
             return Err(Error::refused(format!("lower layer {} is given twice", i + 1), "name each layer once"));
         }
-        let stored_owners = lower.dir.getxattr(b"", STORED_STAT).map_err(fail)?.is_some();
+        let mut stored_owners = false;
+        for attr in STORED_STATS {
+            stored_owners |= lower.dir.getxattr(b"", attr).map_err(fail)?.is_some();
+        }
         let has = |attr: &str, value: &[u8]| {
             let mut any = false;
             for prefix in [Prefix::Trusted, Prefix::User] {
@@ -254,7 +257,10 @@ fn refuse_incompatible(work: &Handle) -> std::result::Result<(), Error> {
             "throw upper and work away; to use them all the same, remove work/incompat in the work directory",
         )),
         Some((name, ..)) => Err(Error::refused(
-            format!("the work directory was left by a mount with an unknown feature: {}", String::from_utf8_lossy(&name)),
+            format!(
+                "the work directory was left by a mount with an unknown feature: {}",
+                String::from_utf8_lossy(&name)
+            ),
             "mount it with what made it, or use a fresh upper and work directory",
         )),
     }

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 
 use super::Overlay;
 use crate::layer::Handle;
-use crate::vocab::dialect::{self, AUFS_OPAQUE, FUSE_OVERLAYFS_OPAQUE, Prefix, STORED_STAT};
+use crate::vocab::dialect::{self, AUFS_OPAQUE, FUSE_OVERLAYFS_OPAQUE, Prefix, STORED_STATS};
 use crate::vocab::owner::{OVERFLOW, StoredStat};
 use crate::vocab::{Errno, Kind, Result, Stat};
 
@@ -105,10 +105,14 @@ pub(super) fn new_id() -> u64 {
 /// Reads the union's attributes of `name`: one system call where there are none.
 pub(super) fn read_marks(dir: &Handle, name: &[u8], prefix: Prefix) -> Result<Marks> {
     let mut marks = Marks::default();
+    let mut stored_rank = usize::MAX;
     for attr in dir.listxattr(name)? {
-        if attr == STORED_STAT {
-            if let Some(v) = dir.getxattr(name, &attr)? {
+        if let Some(rank) = STORED_STATS.iter().position(|a| *a == attr) {
+            if rank < stored_rank
+                && let Some(v) = dir.getxattr(name, &attr)?
+            {
                 marks.stored = StoredStat::parse(&v);
+                stored_rank = rank;
             }
             continue;
         }

@@ -2,7 +2,7 @@
 
 use super::Overlay;
 use super::copy_up::Want;
-use crate::vocab::dialect::STORED_STAT;
+use crate::vocab::dialect::STORED_STATS;
 use crate::vocab::{Errno, Kind, Result};
 
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
@@ -70,7 +70,8 @@ impl Overlay {
     }
 
     fn is_hidden(&self, name: &[u8]) -> bool {
-        self.config.stored_owners && name == STORED_STAT
+        let stores = || self.config.stored_owners || self.layers.iter().any(|l| l.stored_owners);
+        STORED_STATS.contains(&name) && stores()
     }
 
     /// Whether new objects in this directory inherit an ACL, asked once.

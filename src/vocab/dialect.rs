@@ -34,8 +34,13 @@ pub const DEVICE: &str = "onlay.device";
 /// Ours: the directory has such files in it.
 pub const DEVICES: &str = "onlay.devices";
 
-/// Ownership and type as container tools store them where the file system can't.
+/// Ownership and type as container tools store them where the file system can't, the first that is there counts:
+/// containers/storage's, fuse-overlayfs's for root of the machine, and its old one.
+pub const STORED_STATS: [&[u8]; 3] = [STORED_STAT, PRIVILEGED_STORED_STAT, b"user.fuseoverlayfs.override_stat"];
+/// The one that everybody may write.
 pub const STORED_STAT: &[u8] = b"user.containers.override_stat";
+/// The one that the files' owner can't forge.
+pub const PRIVILEGED_STORED_STAT: &[u8] = b"security.fuseoverlayfs.override_stat";
 /// fuse-overlayfs's own spelling of an opaque directory.
 pub const FUSE_OVERLAYFS_OPAQUE: &[u8] = b"user.fuseoverlayfs.opaque";
 

@@ -85,8 +85,9 @@ impl StoredStat {
 }
 
 fn parse_type(word: &str) -> Option<(Kind, u64)> {
+    // `block-8-1`, or `block8:1` as others write it.
     let device = |rest: &str| {
-        let (major, minor) = rest.split_once('-')?;
+        let (major, minor) = rest.trim_start_matches('-').split_once(['-', ':'])?;
         Some(libc::makedev(major.parse().ok()?, minor.parse().ok()?))
     };
     Some(match word {
@@ -96,10 +97,10 @@ fn parse_type(word: &str) -> Option<(Kind, u64)> {
         "pipe" => (Kind::Fifo, 0),
         "socket" => (Kind::Socket, 0),
         _ => {
-            if let Some(rest) = word.strip_prefix("block-") {
+            if let Some(rest) = word.strip_prefix("block") {
                 (Kind::Block, device(rest)?)
             } else {
-                (Kind::Char, device(word.strip_prefix("char-")?)?)
+                (Kind::Char, device(word.strip_prefix("char")?)?)
             }
         }
     })
@@ -124,6 +125,13 @@ mod tests {
             let parsed = StoredStat::parse(text.as_bytes()).expect(text);
             assert_eq!(parsed, StoredStat { uid, gid, mode, kind, rdev }, "{text}");
             assert_eq!(parsed.format(), text.as_bytes());
+        }
+        for (text, kind, rdev) in [
+            ("0:6:0660:block8:1", Kind::Block, libc::makedev(8, 1)),
+            ("0:6:0660:char5:0", Kind::Char, libc::makedev(5, 0)),
+        ] {
+            let parsed = StoredStat::parse(text.as_bytes()).expect(text);
+            assert_eq!((parsed.kind, parsed.rdev), (Some(kind), rdev), "{text}");
         }
         for bad in ["", "0", "0:0", "x:0:0755", "0:0:9:dir", "0:0:0755:door", "0:0:0600:block-8"] {
             assert_eq!(StoredStat::parse(bad.as_bytes()), None, "{bad}");
