@@ -277,7 +277,8 @@ pub(crate) fn detach_below(dir: &Path) -> Result<()> {
 
 /// Processes of the onlay binary whose command line names something in `dir`.
 pub(crate) fn daemons(dir: &Path) -> Result<Vec<(i32, String)>> {
-    let needle = dir.display().to_string();
+    // Not case1 in case10.
+    let needle = format!("{}/", dir.display());
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;

@@ -3,12 +3,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::Error;
 use super::layers::Given;
-use crate::fuse::{Options, Tuning};
+use crate::fuse::{Attrs, Options, Tuning};
 use crate::vocab::dialect::{PRIVILEGED_STORED_STAT, Prefix, STORED_STAT};
 use crate::vocab::ids::{IdMap, IdMaps};
 
@@ -30,7 +30,7 @@ pub(super) struct Settings {
 }
 
 /// Accepted in silence: how it always is, or a hint for speed that has no meaning here.
-const NO_EFFECT: [&str; 26] = [
+const NO_EFFECT: [&str; 27] = [
     "default_permissions",
     "noatime",
     "private",
@@ -40,7 +40,8 @@ const NO_EFFECT: [&str; 26] = [
     "redirect_dir",
     "metacopy",
     "index",
-    "static_nlink",
+    "noacl",
+    "context",
     "fast_ino",
     "fsync",
     "sync",
@@ -118,6 +119,13 @@ impl Settings {
             "exec" => self.mount.exec = true,
             "noexec" => self.mount.exec = false,
             "volatile" => self.volatile = true,
+            "static_nlink" => self.tuning.static_nlink = true,
+            "noxattrs" => self.tuning.attrs = Attrs::None,
+            // Whichever comes first, the stricter one stays.
+            "noacl" if self.tuning.attrs == Attrs::All => self.tuning.attrs = Attrs::NoAcls,
+            "context" if Path::new("/sys/fs/selinux/enforce").exists() => {
+                log::warn!("option context is not passed on to SELinux yet");
+            }
             "xattr_permissions" => self.stored_owners = stored_owners(needed()?)?,
             "uidmapping" => self.ids.uid.set_ranges(id_map(name, needed()?)?),
             "gidmapping" => self.ids.gid.set_ranges(id_map(name, needed()?)?),

@@ -13,14 +13,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, FileType, Filesystem, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 
 use super::convert::{attr, errno, file_type, name_only, nothing, rdev, set_time};
-use super::{PID_ATTR, SYNC_ATTR, Tuning};
+use super::{Attrs, PID_ATTR, SYNC_ATTR, Tuning};
 use crate::overlay::{Attr, Caller, Overlay, ROOT, SetAttr};
 use crate::vocab::{Errno, Kind, Result};
 
@@ -61,23 +61,38 @@ thread_local! {
 pub(super) struct Adapter {
     overlay: Arc<Overlay>,
     ttl: Duration,
+    attrs: Attrs,
+    static_nlink: bool,
 }
 
 impl Adapter {
     pub(super) fn new(overlay: Arc<Overlay>, tuning: &Tuning) -> Self {
-        Self { overlay, ttl: tuning.ttl }
+        Self { overlay, ttl: tuning.ttl, attrs: tuning.attrs, static_nlink: tuning.static_nlink }
+    }
+
+    /// What the kernel is told of an inode.
+    fn told(&self, a: &Attr) -> FileAttr {
+        let mut told = attr(a);
+        if self.static_nlink && told.kind == FileType::Directory {
+            told.nlink = 1;
+        }
+        told
+    }
+
+    fn allowed(&self, name: &OsStr) -> Result<()> {
+        if self.attrs.allow(name.as_bytes()) { Ok(()) } else { Err(Errno::OPNOTSUPP) }
     }
 
     fn entry(&self, found: Result<Attr>, reply: ReplyEntry) {
         match found {
-            Ok(a) => reply.entry(&self.ttl, &attr(&a), GENERATION),
+            Ok(a) => reply.entry(&self.ttl, &self.told(&a), GENERATION),
             Err(e) => reply.error(errno(e)),
         }
     }
 
     fn attr(&self, found: Result<Attr>, reply: ReplyAttr) {
         match found {
-            Ok(a) => reply.attr(&self.ttl, &attr(&a)),
+            Ok(a) => reply.attr(&self.ttl, &self.told(&a)),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -114,6 +129,9 @@ fn caller(req: &Request, umask: u32) -> Caller {
 impl Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         for flag in WANTED {
+            if flag == InitFlags::FUSE_POSIX_ACL && self.attrs != Attrs::All {
+                continue;
+            }
             if config.add_capabilities(flag).is_err() {
                 log::debug!("the kernel has no {flag:?}");
             }
@@ -313,7 +331,7 @@ impl Filesystem for Adapter {
         guarded("readdirplus", || {
             let listed = self.overlay.readdir_plus(ino.0, offset, &mut |e, found| {
                 // The kernel makes no inode of `.` and `..`, nor of what it can't believe.
-                let mut shown = found.map_or_else(|| name_only(e.kind), attr);
+                let mut shown = found.map_or_else(|| name_only(e.kind), |a| self.told(a));
                 if matches!(e.name, b"." | b"..") {
                     shown.ino = INodeNo(e.ino);
                     shown.kind = file_type(e.kind);
@@ -339,7 +357,10 @@ impl Filesystem for Adapter {
     }
 
     fn setxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _: u32, reply: ReplyEmpty) {
-        guarded("setxattr", || empty(self.overlay.setxattr(ino.0, name.as_bytes(), value, flags), reply));
+        guarded("setxattr", || {
+            let set = |()| self.overlay.setxattr(ino.0, name.as_bytes(), value, flags);
+            empty(self.allowed(name).and_then(set), reply);
+        });
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -351,7 +372,7 @@ impl Filesystem for Adapter {
             if ino.0 == ROOT && name == SYNC_ATTR {
                 return sized(self.overlay.sync_all().map(|()| b"done".to_vec()), size, reply);
             }
-            sized(self.overlay.getxattr(ino.0, name.as_bytes()), size, reply);
+            sized(self.allowed(name).and_then(|()| self.overlay.getxattr(ino.0, name.as_bytes())), size, reply);
         });
     }
 
@@ -359,7 +380,7 @@ impl Filesystem for Adapter {
         guarded("listxattr", || {
             // Each name ends with a 0 byte (listxattr(2)).
             let names = self.overlay.listxattr(ino.0).map(|all| {
-                all.into_iter().flat_map(|mut name| {
+                all.into_iter().filter(|name| self.attrs.allow(name)).flat_map(|mut name| {
                     name.push(0);
                     name
                 })
@@ -369,7 +390,9 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        guarded("removexattr", || empty(self.overlay.removexattr(ino.0, name.as_bytes()), reply));
+        guarded("removexattr", || {
+            empty(self.allowed(name).and_then(|()| self.overlay.removexattr(ino.0, name.as_bytes())), reply);
+        });
     }
 
     fn access(&self, _: &Request, _: INodeNo, _: fuser::AccessFlags, reply: ReplyEmpty) {

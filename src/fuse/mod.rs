@@ -14,7 +14,7 @@ pub mod session;
 pub use error::Error;
 pub use mount::{Mount, Mountpoint, Options};
 pub use mountinfo::{is_idmapped, type_on};
-pub use session::{Session, Tuning};
+pub use session::{Attrs, Session, Tuning};
 
 /// The virtual attribute of a mount's root that tells the daemon's process id.
 pub const PID_ATTR: &str = "user.onlay.pid";

@@ -18,6 +18,33 @@ pub struct Tuning {
     pub ttl: Duration,
     /// Threads that answer.
     pub threads: usize,
+    /// Extended attributes that programs may use.
+    pub attrs: Attrs,
+    /// Every directory has one link: for disks where counting them is slow.
+    pub static_nlink: bool,
+}
+
+/// Which extended attributes programs may use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attrs {
+    /// All that the layers take.
+    #[default]
+    All,
+    /// No ACLs.
+    NoAcls,
+    /// None.
+    None,
+}
+
+impl Attrs {
+    /// Whether a program may use this one.
+    pub(super) fn allow(self, name: &[u8]) -> bool {
+        match self {
+            Self::All => true,
+            Self::NoAcls => !name.starts_with(b"system.posix_acl_"),
+            Self::None => false,
+        }
+    }
 }
 
 /// More than the kernel can count, which it takes for "for ever".
@@ -26,7 +53,7 @@ const FOR_EVER: Duration = Duration::from_secs(1 << 40);
 impl Default for Tuning {
     fn default() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { ttl: FOR_EVER, threads: (2 * cpus).clamp(2, 16) }
+        Self { ttl: FOR_EVER, threads: (2 * cpus).clamp(2, 16), attrs: Attrs::All, static_nlink: false }
     }
 }
 

@@ -162,8 +162,12 @@ impl Overlay {
             };
         }
         let now = self.stored_stat(dir, name)?;
-        let wanted =
-            Stat { uid: uid.unwrap_or(now.uid), gid: gid.unwrap_or(now.gid), mode: mode.unwrap_or(now.mode), ..now };
+        let wanted = Stat {
+            uid: uid.unwrap_or(now.uid),
+            gid: gid.unwrap_or(now.gid),
+            mode: mode.map_or(now.mode, |m| m & 0o7777),
+            ..now
+        };
         self.store_owner(dir, name, &wanted)
     }
 

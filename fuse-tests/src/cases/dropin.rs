@@ -17,7 +17,7 @@ use crate::tree::{Tree, cases, fails, holds, same};
 
 cases!("dropin":
     containerd.onlay().privileged(), mount_type.onlay().by(&[User::Root]), apptainer.onlay(), enroot.onlay(),
-    docker_init_layer.onlay(), cycles.onlay().slow(300), accepted.onlay(), version.onlay(),
+    docker_init_layer.onlay(), cycles.onlay().slow(300), accepted.onlay(), fewer_attributes.onlay(), version.onlay(),
     id_maps.onlay().privileged(), squash.onlay().privileged(), stored_owners.onlay().privileged(),
     stored_owners_below.onlay().privileged(), volatile.onlay(), bad_values.onlay(),
 );
@@ -49,10 +49,18 @@ fn mount(cx: &Ctx, more: &str) -> Result<Tree> {
 
 /// As engines do it: at once, and without waiting for the daemon.
 fn umount(cx: &Ctx, at: &Path) -> Result<()> {
-    if cx.user == User::Ordinary {
-        return Out::of(Command::new("fusermount3").arg("-u").arg(at))?.ok().map(drop);
-    }
-    umount2(at, MntFlags::empty()).with_context(|| format!("umount {}", at.display()))
+    // A daemon in the foreground looks at its mount once when it is there already.
+    until("unmount", Duration::from_secs(2), || {
+        if cx.user == User::Ordinary {
+            let out = Out::of(Command::new("fusermount3").arg("-u").arg(at))?;
+            return if out.stderr.contains("busy") { Ok(false) } else { out.ok().map(|_| true) };
+        }
+        match umount2(at, MntFlags::empty()) {
+            Err(nix::Error::EBUSY) => Ok(false),
+            done => done.map(|()| true).with_context(|| format!("umount {}", at.display())),
+        }
+    })
+    .map(drop)
 }
 
 fn until(what: &str, limit: Duration, mut done: impl FnMut() -> Result<bool>) -> Result<Duration> {
@@ -100,8 +108,11 @@ fn containerd(cx: &mut Ctx) -> Result<()> {
 fn mount_type(cx: &mut Ctx) -> Result<()> {
     cx.dir.file("l/f", "x")?;
     let at = cx.m.0.display().to_string();
-    for kind in ["fuse.onlay", "fuse.fuse-overlayfs"] {
-        let out = by_helper(cx, "/bin/mount", &["-t", kind, "none", &at, "-o", &options(cx, &["l"], "")])?;
+    let bin = link(cx)?.parent().context("no directory")?.display().to_string();
+    for name in ["onlay", "fuse-overlayfs"] {
+        // `fuse.NAME` is looked for in the system's directories only; this names the same program by its path.
+        let source = format!("{bin}/{name}#none");
+        let out = by_helper(cx, "/bin/mount", &["-t", "fuse", &source, &at, "-o", &options(cx, &["l"], "")])?;
         if out.code == 32 && out.stderr.contains("unknown filesystem type") {
             return Err(skip("there is no mount.fuse"));
         }
@@ -227,6 +238,25 @@ fn accepted(cx: &mut Ctx) -> Result<()> {
     holds!(out.stderr.contains("frobnicate"), "an unknown option is told about: {}", out.stderr);
     holds!(out.stderr.lines().count() <= 3, "{}", out.stderr);
     same!(cx.m.read("f")?, "x");
+    umount(cx, &cx.m.0)
+}
+
+fn fewer_attributes(cx: &mut Ctx) -> Result<()> {
+    cx.dir.file("l/f", "x")?.setx("l/f", "user.a", "b")?.dir("l/d/e")?;
+    let m = mount(cx, ",noacl,static_nlink")?;
+    same!(m.getx("f", "user.a")?, Some(b"b".to_vec()));
+    let acl = b"\x02\0\0\0\x01\0\x06\0\xff\xff\xff\xff\x04\0\x04\0\xff\xff\xff\xff\x20\0\x04\0\xff\xff\xff\xff";
+    let set = |attr: &str, value: &[u8]| rustix::fs::lsetxattr(m.p("f"), attr, value, rustix::fs::XattrFlags::empty());
+    fails!(set("system.posix_acl_access", acl), EOPNOTSUPP);
+    same!((m.stat("d")?.nlink(), m.stat("")?.nlink(), m.stat("f")?.nlink()), (1, 1, 1));
+    m.dir("n/o")?;
+    same!(m.stat("n")?.nlink(), 1);
+    umount(cx, &cx.m.0)?;
+    cx.wait_for_daemons()?;
+    let m = mount(cx, ",noxattrs")?;
+    same!(m.listx("f")?, Vec::<String>::new());
+    fails!(rustix::fs::lsetxattr(m.p("f"), "user.b", b"c", rustix::fs::XattrFlags::empty()), EOPNOTSUPP);
+    same!(m.read("f")?, "x");
     umount(cx, &cx.m.0)
 }
 
