@@ -48,7 +48,7 @@ RUN test /hl/a -ef /hl/b && ln /hl/a /hl/c && rm /hl/b && chmod 600 /hl/a
 ";
 
 /// What the built image holds: name, kind, mode, owner, links, size.
-const BUILT: &str = "\
+pub(super) const BUILT: &str = "\
 /added regular file 640 0:0 1
 /data2 directory 755 0:0 -
 /data2/2 regular file 4755 5:6 1
@@ -67,7 +67,7 @@ const BUILT: &str = "\
 ";
 
 /// Prints the above, and checks what a list does not show.
-const LOOK: &str = "\
+pub(super) const LOOK: &str = "\
 for f in $(find /added /data* /dir /hl /tree | sort); do
     if test -d $f; then stat -c '%n %F %a %u:%g -' $f; else stat -c '%n %F %a %u:%g %h' $f; fi
 done
@@ -92,15 +92,20 @@ const LAYERS: [&[&str]; 6] = [
 ];
 
 /// An engine's private world: configuration, store, runtime directory.
-struct Engine {
-    home: Tree,
+pub(super) struct Engine {
+    /// The program, and what each call of it begins with.
+    pub(super) program: &'static str,
+    pub(super) global: Vec<String>,
+    /// What each `run` needs.
+    pub(super) run_flags: &'static [&'static str],
+    pub(super) home: Tree,
     /// The case's: everything is below it.
-    dir: Tree,
+    pub(super) dir: Tree,
 }
 
 impl Engine {
     /// A fresh store with us as its driver. Skipped where the programs are not there or can't run.
-    fn new(cx: &Ctx, programs: &[&str]) -> Result<Self> {
+    pub(super) fn new(cx: &Ctx, programs: &[&str]) -> Result<Self> {
         for program in programs.iter().chain(&["crun", "busybox"]) {
             if !installed(program) {
                 return Err(skip(format!("there is no {program}")));
@@ -134,7 +139,8 @@ impl Engine {
             ),
         )?;
         home.file(".config/containers/policy.json", "{\"default\":[{\"type\":\"insecureAcceptAnything\"}]}")?;
-        let engine = Self { home, dir: cx.dir.clone() };
+        let dir = cx.dir.clone();
+        let engine = Self { program: "podman", global: Vec::new(), run_flags: &[], home, dir };
         engine.dir.dir("base")?.file("context/added", "added\n")?.mode("context/added", 0o640)?;
         engine.dir.file("context/Containerfile", BUILD)?;
         Out::of(Command::new("sh").args(["-c", BASE]).current_dir(engine.dir.p("base")))?.ok().context("base")?;
@@ -143,11 +149,11 @@ impl Engine {
         Ok(engine)
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(super) fn path(&self, name: &str) -> String {
         self.dir.p(name).display().to_string()
     }
 
-    fn command(&self, program: &str) -> Command {
+    pub(super) fn command(&self, program: &str) -> Command {
         let mut cmd = Command::new(program);
         let config = self.home.p(".config/containers");
         cmd.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
@@ -167,13 +173,14 @@ impl Engine {
         Ok(out.with_context(|| format!("{program} {}", args.join(" ")))?.stdout.trim_end().to_owned())
     }
 
-    fn podman(&self, args: &[&str]) -> Result<String> {
-        self.run("podman", args)
+    pub(super) fn call(&self, args: &[&str]) -> Result<String> {
+        let global: Vec<&str> = self.global.iter().map(String::as_str).collect();
+        self.run(self.program, &[&global, args].concat())
     }
 
     /// What a shell prints in a new container of an image.
-    fn sh(&self, image: &str, script: &str) -> Result<String> {
-        self.podman(&["run", "--rm", image, "sh", "-c", script])
+    pub(super) fn sh(&self, image: &str, script: &str) -> Result<String> {
+        self.call(&[&["run", "--rm"], self.run_flags, &[image, "sh", "-c", script]].concat())
     }
 
     /// Digests of an image's layers, bottom first.
@@ -184,7 +191,7 @@ impl Engine {
     /// The files of each layer of an image, as a registry would get them.
     fn files(&self, image: &str) -> Result<Vec<Vec<String>>> {
         let at = self.path(&format!("saved-{}", image.replace(['/', ':'], "-")));
-        self.podman(&["save", "-q", "--format", "docker-dir", "-o", &at, image])?;
+        self.call(&["save", "-q", "--format", "docker-dir", "-o", &at, image])?;
         let manifest: serde_json::Value = serde_json::from_slice(&fs::read(format!("{at}/manifest.json"))?)?;
         let layers = manifest["layers"].as_array().context("no layers")?;
         layers
@@ -192,18 +199,15 @@ impl Engine {
             .map(|layer| {
                 let digest = layer["digest"].as_str().context("no digest")?;
                 let blob = format!("{at}/{}", digest.trim_start_matches("sha256:"));
-                let list = Out::of(Command::new("tar").args(["-tf", &blob]))?.ok()?.stdout;
-                let mut files: Vec<String> = list.lines().filter(|l| !l.ends_with('/')).map(str::to_owned).collect();
-                files.sort();
-                Ok(files)
+                files_of(&blob)
             })
             .collect()
     }
 
     /// Ends what the engine leaves running on purpose, and sees that nothing else is left.
     fn end(&self, user: User) -> Result<()> {
-        self.podman(&["rm", "-fa", "-t", "0"])?;
-        self.podman(&["umount", "-a"]).or_else(|e| if user == User::Root { Err(e) } else { Ok(String::new()) })?;
+        self.call(&["rm", "-fa", "-t", "0"])?;
+        self.call(&["umount", "-a"]).or_else(|e| if user == User::Root { Err(e) } else { Ok(String::new()) })?;
         let end = Instant::now() + Duration::from_secs(10);
         while !daemons(&self.dir.0)?.is_empty() {
             ensure!(Instant::now() < end, "daemons are left: {:?}", daemons(&self.dir.0)?);
@@ -221,7 +225,7 @@ impl Engine {
             return Ok(());
         }
         // The process that keeps the user namespace of all containers.
-        self.podman(&["system", "migrate"]).map(drop)
+        self.call(&["system", "migrate"]).map(drop)
     }
 
     /// Nothing lies in any work directory.
@@ -231,14 +235,22 @@ impl Engine {
         let found = if user == User::Root {
             Out::of(Command::new("sh").args(["-c", &script]))?.ok()?.stdout
         } else {
-            self.podman(&["unshare", "sh", "-c", &script])?
+            self.call(&["unshare", "sh", "-c", &script])?
         };
         ensure!(found.is_empty(), "left in work directories:\n{found}");
         Ok(())
     }
 }
 
-fn installed(program: &str) -> bool {
+/// The names in a tar file that are no directories.
+pub(super) fn files_of(tar: &str) -> Result<Vec<String>> {
+    let list = Out::of(Command::new("tar").args(["-tf", tar]))?.ok()?.stdout;
+    let mut files: Vec<String> = list.lines().filter(|l| !l.ends_with('/')).map(str::to_owned).collect();
+    files.sort();
+    Ok(files)
+}
+
+pub(super) fn installed(program: &str) -> bool {
     ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
         .iter()
         .any(|d| fs::metadata(Path::new(d).join(program)).is_ok_and(|m| m.permissions().mode() & 0o111 != 0))
@@ -247,7 +259,10 @@ fn installed(program: &str) -> bool {
 /// The image is as the build says, layer by layer, and no step brought anything back.
 fn check_built(e: &Engine, image: &str) -> Result<()> {
     same!(e.sh(image, LOOK)? + "\n", BUILT);
-    let layers = e.files(image)?;
+    check_layers(&e.files(image)?)
+}
+
+pub(super) fn check_layers(layers: &[Vec<String>]) -> Result<()> {
     same!(layers.len(), 1 + LAYERS.len());
     for (i, (got, want)) in layers[1..].iter().zip(LAYERS).enumerate() {
         // A directory that replaces one says so in either way.
@@ -261,41 +276,41 @@ fn check_built(e: &Engine, image: &str) -> Result<()> {
 
 fn podman(cx: &mut Ctx) -> Result<()> {
     let e = Engine::new(cx, &["podman", "buildah"])?;
-    e.podman(&["import", "-q", &e.path("base.tar"), "localhost/base:1"])?;
+    e.call(&["import", "-q", &e.path("base.tar"), "localhost/base:1"])?;
     same!(e.sh("base:1", "test /hl/a -ef /hl/b && stat -c %h /hl/a")?, "2");
     let build = ["build", "-q", "--isolation", "chroot", "--layers", "--no-cache", "--timestamp", "1600000000", "-t"];
-    e.podman(&[&build[..], &["built:1", "."]].concat())?;
+    e.call(&[&build[..], &["built:1", "."]].concat())?;
     check_built(&e, "built:1")?;
     // The same input makes the same layers.
-    e.podman(&[&build[..], &["built:2", "."]].concat())?;
+    e.call(&[&build[..], &["built:2", "."]].concat())?;
     same!(e.layers("built:1")?, e.layers("built:2")?);
 
     changes_of_a_container(&e)?;
 
     // Through an archive and back.
     let tar = e.path("built.tar");
-    e.podman(&["save", "-q", "-o", &tar, "built:1"])?;
+    e.call(&["save", "-q", "-o", &tar, "built:1"])?;
     let before = e.layers("built:1")?;
-    e.podman(&["rmi", "-fa"])?;
-    e.podman(&["load", "-q", "-i", &tar])?;
+    e.call(&["rmi", "-fa"])?;
+    e.call(&["load", "-q", "-i", &tar])?;
     same!(e.layers("built:1")?, before);
     same!(e.sh("built:1", LOOK)? + "\n", BUILT);
     e.end(cx.user)
 }
 
 /// run, diff, commit, and run of that.
-fn changes_of_a_container(e: &Engine) -> Result<()> {
+pub(super) fn changes_of_a_container(e: &Engine) -> Result<()> {
     // No image id begins with this name.
     let change = "echo hi > /hello; rm -r /dir /data2/3; mkdir /dir; chmod 700 /tree; chown 7:8 /hl/a; mv /tree/t2 /moved";
-    e.podman(&["run", "--name", "zz-changed", "built:1", "sh", "-c", change])?;
-    let diff = e.podman(&["diff", "zz-changed"])?;
+    e.call(&[&["run", "--name", "zz-changed"], e.run_flags, &["built:1", "sh", "-c", change]].concat())?;
+    let diff = e.call(&["diff", "zz-changed"])?;
     let mut diff: Vec<&str> = diff.lines().collect();
     diff.sort_unstable();
     for line in ["A /hello", "D /data2/3", "D /dir/x", "C /tree", "C /hl/a", "A /moved", "A /moved/t", "D /tree/t2"] {
-        holds!(diff.contains(&line), "podman diff lacks {line}: {diff:?}");
+        holds!(diff.contains(&line), "the diff lacks {line}: {diff:?}");
     }
     holds!(!diff.iter().any(|l| l.contains("/data2/4") || l.contains("/tree/gone")), "unchanged: {diff:?}");
-    e.podman(&["commit", "-q", "zz-changed", "changed:1"])?;
+    e.call(&["commit", "zz-changed", "changed:1"])?;
     let look = "ls /dir; cat /hello /moved/t; stat -c '%a %u:%g %h' /tree /hl/a; test /hl/a -ef /hl/c && echo linked; \
                 ls /data2 /tree; find / -xdev -name '.wh.*'";
     let said = e.sh("changed:1", look)?;
@@ -304,19 +319,19 @@ fn changes_of_a_container(e: &Engine) -> Result<()> {
     same!(said, want);
     // The image that it was made of is as before.
     same!(e.sh("built:1", LOOK)? + "\n", BUILT);
-    e.podman(&["rm", "-f", "zz-changed"])?;
+    e.call(&["rm", "-f", "zz-changed"])?;
     Ok(())
 }
 
 /// `-v x:/m:O` and `--mount type=image`.
 fn podman_mounts(cx: &mut Ctx) -> Result<()> {
     let e = Engine::new(cx, &["podman"])?;
-    e.podman(&["import", "-q", &e.path("base.tar"), "localhost/base:1"])?;
+    e.call(&["import", "-q", &e.path("base.tar"), "localhost/base:1"])?;
     let tree = Tree(e.dir.p("given"));
     tree.file("keep", "kept\n")?.file("sub/gone", "")?;
     let volume = format!("{}:/m:O", tree.0.display());
     let script = "rm -r /m/sub; echo changed > /m/keep; echo new > /m/new; cat /m/*; ls /m";
-    let said = e.podman(&["run", "--rm", "-v", &volume, "base:1", "sh", "-c", script])?;
+    let said = e.call(&["run", "--rm", "-v", &volume, "base:1", "sh", "-c", script])?;
     same!(said, "changed\nnew\nkeep\nnew");
     same!((tree.ls("")?, tree.read("keep")?), ("keep sub".to_owned(), "kept\n".to_owned()));
 
@@ -334,7 +349,7 @@ fn podman_mounts(cx: &mut Ctx) -> Result<()> {
 /// Containers with a map of ids: the image's owners show as they are, and what is made belongs to who made it.
 fn podman_id_maps(cx: &mut Ctx) -> Result<()> {
     let e = Engine::new(cx, &["podman"])?;
-    e.podman(&["import", "-q", &e.path("base.tar"), "localhost/base:1"])?;
+    e.call(&["import", "-q", &e.path("base.tar"), "localhost/base:1"])?;
     let maps: &[&str] = if cx.user == User::Root {
         &["--uidmap=0:100000:5000", "--gidmap=0:200000:5000"]
     } else {
@@ -343,9 +358,9 @@ fn podman_id_maps(cx: &mut Ctx) -> Result<()> {
     let script = "stat -c %u:%g /data/1 /hl; id -u; echo new > /new; chown 12:13 /new; chown 3:4 /data/2; \
                   stat -c %u:%g /new /data/2 /data/3; test /hl/a -ef /hl/b && echo linked; chown 9000:1 /new 2> /dev/null || echo refused";
     let run = [&["run", "--name", "zz-mapped"], maps, &["base:1", "sh", "-c", script]].concat();
-    same!(e.podman(&run)?, "0:0\n0:0\n0\n12:13\n3:4\n0:0\nlinked\nrefused");
+    same!(e.call(&run)?, "0:0\n0:0\n0\n12:13\n3:4\n0:0\nlinked\nrefused");
     // Without the map the owners in the image are the same: no id of the host is stored.
-    e.podman(&["commit", "-q", "zz-mapped", "mapped:1"])?;
+    e.call(&["commit", "-q", "zz-mapped", "mapped:1"])?;
     same!(e.sh("mapped:1", "stat -c %u:%g /new /data/2 /data/3")?, "12:13\n3:4\n0:0");
     e.end(cx.user)
 }
@@ -353,7 +368,7 @@ fn podman_id_maps(cx: &mut Ctx) -> Result<()> {
 /// `buildah bud --isolation chroot`, and an image from scratch.
 fn buildah(cx: &mut Ctx) -> Result<()> {
     let e = Engine::new(cx, &["buildah", "podman"])?;
-    e.podman(&["import", "-q", &e.path("base.tar"), "localhost/base:1"])?;
+    e.call(&["import", "-q", &e.path("base.tar"), "localhost/base:1"])?;
     let bud = ["bud", "-q", "--isolation", "chroot", "--layers", "--no-cache", "--timestamp", "1600000000", "-t"];
     e.run("buildah", &[&bud[..], &["built:1", "."]].concat())?;
     check_built(&e, "built:1")?;
