@@ -11,7 +11,8 @@ use crate::ctx::Ctx;
 use crate::tree::{cases, holds, raw_entries, same};
 
 cases!("readdir":
-    dots, types, d_ino_is_st_ino, rewind_shows_new, seek_to_each_cookie, ten_thousand, while_removing,
+    dots, types, d_ino_is_st_ino, rewind_shows_new, seek_to_each_cookie, ten_thousand,
+    hundred_thousand_while_it_changes.onlay().slow(300), while_removing,
     removed_while_open, made_while_open, no_duplicates_after_rename, empty_after_whiteouts, permission.privileged(),
 );
 
@@ -204,4 +205,72 @@ fn permission(cx: &mut Ctx) -> Result<()> {
         same!(m.read("d/f")?, "");
         Ok(())
     })
+}
+
+/// Made, removed and renamed meanwhile; what stays is told exactly once, also after seeking back.
+fn hundred_thousand_while_it_changes(cx: &mut Ctx) -> Result<()> {
+    const HALF: usize = 50_000;
+    let low = cx.lower()?;
+    low.dir("d")?;
+    for i in 0..HALF {
+        File::create(low.p(format!("d/low{i}")))?;
+    }
+    // The manifest of so many would be most of the time.
+    cx.forget_lowers();
+    let m = cx.mount()?;
+    for i in 0..HALF {
+        File::create(m.p(format!("d/up{i}")))?;
+    }
+    let dir = File::open(m.p("d"))?;
+    let mut buf = vec![std::mem::MaybeUninit::uninit(); 32 << 10];
+    let mut seen = std::collections::HashMap::<String, u32>::new();
+    let (mut step, mut kept, mut after) = (0, None, Vec::new());
+    loop {
+        let mut raw = rustix::fs::RawDir::new(&dir, &mut buf);
+        let mut any = false;
+        while let Some(entry) = raw.next() {
+            let entry = entry?;
+            any = true;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if kept.is_some() {
+                after.push(name.clone());
+            }
+            *seen.entry(name).or_default() += 1;
+            if step == 40 && kept.is_none() {
+                kept = Some(entry.next_entry_cookie());
+            }
+            if raw.is_buffer_empty() {
+                break;
+            }
+        }
+        if !any {
+            break;
+        }
+        // Every hundredth goes, is renamed, or is new.
+        for i in [step * 200, step * 200 + 100].into_iter().filter(|i| *i < HALF) {
+            std::fs::remove_file(m.p(format!("d/low{i}")))?;
+            std::fs::rename(m.p(format!("d/up{i}")), m.p(format!("d/renamed{i}")))?;
+            File::create(m.p(format!("d/new{i}")))?;
+        }
+        step += 1;
+    }
+    holds!(step > 60, "only {step} steps");
+    for i in (0..HALF).filter(|i| i % 100 != 0) {
+        for name in [format!("low{i}"), format!("up{i}")] {
+            let n = seen.get(&name).copied().unwrap_or(0);
+            holds!(n == 1, "{name} was told {n} times");
+        }
+    }
+    holds!(seen.iter().all(|(_, n)| *n == 1), "something was told twice");
+    // Back to a place in the middle: the same names follow, but for those that changed.
+    rustix::fs::seek(&dir, rustix::fs::SeekFrom::Start(kept.unwrap_or(0)))?;
+    let again: std::collections::HashSet<_> =
+        raw_entries(&dir)?.into_iter().map(|e| e.name.to_string_lossy().into_owned()).collect();
+    let stays = |n: &&String| {
+        let number = n.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+        (n.starts_with("low") || n.starts_with("up")) && number.parse::<usize>().is_ok_and(|i| i % 100 != 0)
+    };
+    let lost = after.iter().filter(stays).filter(|n| !again.contains(*n)).count();
+    same!((lost, again.iter().filter(stays).count()), (0, after.iter().filter(stays).count()));
+    Ok(())
 }

@@ -8,7 +8,7 @@ use crate::tree::{cases, holds, same};
 
 cases!("redirect":
     is_the_kernels.onlay(), read_from_upper.union().by(&[User::Root]), in_lower_layer.union().by(&[User::Root]),
-    into_another_directory.onlay(), strange_names.onlay(),
+    into_another_directory.onlay(), strange_names.onlay(), beside_a_renamed_one.union().by(&[User::Root]),
 );
 
 fn is_the_kernels(cx: &mut Ctx) -> Result<()> {
@@ -45,6 +45,20 @@ fn in_lower_layer(cx: &mut Ctx) -> Result<()> {
     m.mv("b", "c")?;
     let m = cx.remount()?;
     same!((m.ls("")?, m.ls("c")?), ("c".to_owned(), "f g new".to_owned()));
+    Ok(())
+}
+
+fn beside_a_renamed_one(cx: &mut Ctx) -> Result<()> {
+    // A name as a redirect is one in what the parent is merged with, which has another name there.
+    let attr = "trusted.overlay.redirect";
+    let top = cx.lower()?;
+    top.dir("h/h")?.setx("h", attr, "c")?.setx("h/h", attr, "b")?.whiteout("c")?.whiteout("h/b")?;
+    top.file("h/m", "")?.setx("h/m", "trusted.overlay.metacopy", "")?.setx("h/m", attr, "n")?.rw("h/m")?.set_len(4)?;
+    cx.lower()?.file("c/b/right", "")?.file("c/n", "data")?.file("h/b/wrong", "")?;
+    let m = cx.mount()?;
+    same!((m.ls("h/h")?, m.read("h/m")?), ("right".to_owned(), "data".to_owned()));
+    m.mv("h", "i")?;
+    same!(cx.remount()?.ls("i/h")?, "right");
     Ok(())
 }
 
