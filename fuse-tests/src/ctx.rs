@@ -197,6 +197,11 @@ impl Ctx {
         Out::of(Command::new(&self.onlay).args(args).current_dir("/"))
     }
 
+    /// The lowers are nothing that a manifest can be made of, or are changed by the case itself.
+    pub(crate) fn forget_lowers(&mut self) {
+        self.before = Some(Vec::new());
+    }
+
     fn manifests(&self) -> Result<Vec<Manifest>> {
         self.lowers.iter().map(|l| Manifest::of(&l.0, What::DISK)).collect()
     }
