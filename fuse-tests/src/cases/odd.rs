@@ -131,7 +131,8 @@ fn names_of_any_bytes(cx: &mut Ctx) -> Result<()> {
     for entry in std::fs::read_dir(&m.0)? {
         got.push(entry?.file_name().as_bytes().to_vec());
     }
-    (got.sort(), want.sort());
+    got.sort();
+    want.sort();
     holds!(got == want, "{} names, want {}", got.len(), want.len());
     Ok(())
 }

@@ -67,9 +67,11 @@ fn pjdfstest(cx: &mut Ctx) -> Result<()> {
     Ok(())
 }
 
+/// At least one byte at a time: fsx takes posix_fallocate's EINVAL for none as "not supported", on any file system.
 const FSX: &str = "
 nomsyncafterwrite = true
 [opsize]
+min = 1
 max = 8192
 [weights]
 close_open = 1
@@ -93,6 +95,7 @@ const FSX_IN_PLACE: &str = "
 blockmode = true
 nomsyncafterwrite = true
 [opsize]
+min = 1
 max = 8192
 [weights]
 invalidate = 0.2
