@@ -1,5 +1,6 @@
 //! The command line: one file per verb.
 
+mod completions;
 mod daemon;
 mod diff;
 mod dropin;
@@ -15,7 +16,7 @@ mod umount;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use error::Error;
 
@@ -39,6 +40,8 @@ enum Verb {
     Run(run::Args),
     /// List what an upper directory changes
     Diff(diff::Args),
+    /// Print completions for a shell
+    Completions(completions::Args),
 }
 
 /// Exit code for a command line that makes no sense.
@@ -68,6 +71,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Verb::Umount(args) => umount::run(&args),
         Verb::Run(args) => run::run(&args),
         Verb::Diff(args) => diff::run(&args),
+        Verb::Completions(args) => completions::run(&args, Onlay::command()),
     };
     match done {
         Ok(code) => code,
