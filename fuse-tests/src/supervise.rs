@@ -22,8 +22,9 @@ use crate::tools::{self, Told};
 /// Exit code of a case's process that means: skipped.
 pub(crate) const SKIPPED: u8 = 77;
 
-/// Container runtimes refuse control groups of both versions side by side; and engines wait for orphans, which a first
-/// process has to reap at once: the shell does.
+/// Container runtimes refuse control groups of both versions side by side; engines wait for orphans, which a first
+/// process has to reap at once (the shell does); and podman's locks are in a shared memory per user, not per store:
+/// cases at once, or a podman of somebody else's, are kept out of it.
 const ENGINE_NAMESPACE: [&str; 11] = [
     "unshare",
     "--mount",
@@ -35,7 +36,8 @@ const ENGINE_NAMESPACE: [&str; 11] = [
     "--mount-proc",
     "sh",
     "-c",
-    "if [ -e /sys/fs/cgroup/unified/cgroup.controllers ]; then umount /sys/fs/cgroup/unified; fi; \"$0\" \"$@\"",
+    "if [ -e /sys/fs/cgroup/unified/cgroup.controllers ]; then umount /sys/fs/cgroup/unified; fi; \
+     mount -t tmpfs -o mode=1777 tmpfs /dev/shm; \"$0\" \"$@\"",
 ];
 
 /// How many of each.

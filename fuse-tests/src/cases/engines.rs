@@ -115,16 +115,17 @@ impl Engine {
             return Err(skip("control groups of both versions are mounted: crun refuses them; start the tests as root"));
         }
         let home = Tree(cx.dir.p("h"));
-        for d in ["bin", "run", "root", "xdg", "tmp", ".config/containers"] {
+        // Short names: podman's programs have buffers that a long path does not fit into, and fail in silence.
+        for d in ["bin", "run", "r", "x", "t", ".config/containers"] {
             home.dir(d)?;
         }
-        home.mode("xdg", 0o700)?;
+        home.mode("x", 0o700)?;
         std::os::unix::fs::symlink(cx.binary(), home.p("bin/fuse-overlayfs"))?;
         let h = home.0.display();
         home.file(
             ".config/containers/storage.conf",
             format!(
-                "[storage]\ndriver=\"overlay\"\nrunroot=\"{h}/run\"\ngraphroot=\"{h}/root\"\n\
+                "[storage]\ndriver=\"overlay\"\nrunroot=\"{h}/run\"\ngraphroot=\"{h}/r\"\nrootless_storage_path=\"{h}/r\"\n\
                  [storage.options.overlay]\nmount_program=\"{h}/bin/fuse-overlayfs\"\n"
             ),
         )?;
@@ -135,7 +136,7 @@ impl Engine {
                 "[containers]\ncgroups=\"disabled\"\nnetns=\"host\"\ndefault_sysctls=[]\n\
                  default_ulimits=[\"nofile=20000:20000\",\"nproc=32768:32768\"]\n\
                  [engine]\ncgroup_manager=\"cgroupfs\"\nevents_logger=\"file\"\nruntime=\"crun\"\n\
-                 tmp_dir=\"{h}/tmp\"\n"
+                 tmp_dir=\"{h}/t\"\n"
             ),
         )?;
         home.file(".config/containers/policy.json", "{\"default\":[{\"type\":\"insecureAcceptAnything\"}]}")?;
@@ -157,7 +158,7 @@ impl Engine {
         let mut cmd = Command::new(program);
         let config = self.home.p(".config/containers");
         cmd.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-        cmd.env("HOME", &self.home.0).env("XDG_RUNTIME_DIR", self.home.p("xdg")).env("TMPDIR", "/var/tmp");
+        cmd.env("HOME", &self.home.0).env("XDG_RUNTIME_DIR", self.home.p("x")).env("TMPDIR", "/var/tmp");
         cmd.env("CONTAINERS_CONF", config.join("containers.conf"));
         cmd.env("CONTAINERS_STORAGE_CONF", config.join("storage.conf"));
         cmd.current_dir(self.dir.p("context"));
@@ -170,6 +171,9 @@ impl Engine {
         let out = Out::of(self.command(program).args(args)).and_then(Out::ok);
         // Seen if the case fails.
         println!("{:.1} s: {program} {}", start.elapsed().as_secs_f64(), args.first().unwrap_or(&""));
+        if let Some(said) = out.as_ref().ok().map(|o| o.stderr.trim_end()).filter(|s| !s.is_empty()) {
+            println!("{said}");
+        }
         Ok(out.with_context(|| format!("{program} {}", args.join(" ")))?.stdout.trim_end().to_owned())
     }
 
@@ -206,6 +210,10 @@ impl Engine {
 
     /// Ends what the engine leaves running on purpose, and sees that nothing else is left.
     fn end(&self, user: User) -> Result<()> {
+        // podman as root with a map of ids cleans up from a mount namespace of its own, and leaves this one of its tmpfs.
+        for at in mounts_below(&self.dir.0)?.iter().filter(|m| user == User::Root && m.ends_with("userdata/shm")) {
+            nix::mount::umount2(at, nix::mount::MntFlags::empty()).with_context(|| at.display().to_string())?;
+        }
         self.call(&["rm", "-fa", "-t", "0"])?;
         self.call(&["umount", "-a"]).or_else(|e| if user == User::Root { Err(e) } else { Ok(String::new()) })?;
         let end = Instant::now() + Duration::from_secs(10);
@@ -230,7 +238,7 @@ impl Engine {
 
     /// Nothing lies in any work directory.
     fn no_leftovers(&self, user: User) -> Result<()> {
-        let root = self.home.p("root").display().to_string();
+        let root = self.home.p("r").display().to_string();
         let script = format!("find {root}/overlay/*/work/work -mindepth 1 ! -type c 2> /dev/null || true");
         let found = if user == User::Root {
             Out::of(Command::new("sh").args(["-c", &script]))?.ok()?.stdout
