@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::Overlay;
+use super::file::link_target;
 use super::node::{Below, Key, Link, Node, Upper, UpperAt};
 use crate::layer::{File, Handle, Rename};
 use crate::vocab::dialect::{self, STORED_STATS};
@@ -162,25 +163,13 @@ impl Overlay {
                     _ => Ok(()),
                 }
             }
-            Kind::Symlink => work.symlink(&self.readlink_lower(source)?, temp),
+            Kind::Symlink => work.symlink(&link_target(&source.dir, &source.name)?, temp),
             kind if kind.is_whiteout(source.stat.rdev) => self.build_device(work, temp, 0o600),
             kind => match work.mknod(temp, kind, 0o600, source.stat.rdev) {
                 // Its type goes into the attribute.
                 Err(Errno::PERM) if self.config.stored_owners => work.mknod(temp, Kind::File, 0o600, 0),
                 r => r,
             },
-        }
-    }
-
-    fn readlink_lower(&self, source: &Source) -> Result<Vec<u8>> {
-        match source.dir.readlink(&source.name) {
-            Err(Errno::INVAL) => {
-                let mut target = vec![0; 4096];
-                let n = source.dir.open_file(&source.name, Access::Read)?.read_at(&mut target, 0)?;
-                target.truncate(n);
-                Ok(target)
-            }
-            r => r,
         }
     }
 

@@ -2,7 +2,21 @@
 
 use super::copy_up::Want;
 use super::{Attr, Overlay};
+use crate::layer::Handle;
 use crate::vocab::{Access, Errno, Kind, Result};
+
+/// The target of a link in a layer, also of one that is kept as a file, with its type in an attribute.
+pub(super) fn link_target(dir: &Handle, name: &[u8]) -> Result<Vec<u8>> {
+    match dir.readlink(name) {
+        Err(Errno::INVAL) => {
+            let mut target = vec![0; 4096];
+            let n = dir.open_file(name, Access::Read)?.read_at(&mut target, 0)?;
+            target.truncate(n);
+            Ok(target)
+        }
+        r => r,
+    }
+}
 
 impl Overlay {
     /// readlink(2).
@@ -14,17 +28,7 @@ impl Overlay {
         if node.kind != Kind::Symlink {
             return Err(Errno::INVAL);
         }
-        self.with_top(&node, |dir, name| match dir.readlink(name) {
-            // Kept as a file, with its type in an attribute.
-            Err(Errno::INVAL) => {
-                let file = dir.open_file(name, Access::Read)?;
-                let mut target = vec![0; 4096];
-                let n = file.read_at(&mut target, 0)?;
-                target.truncate(n);
-                Ok(target)
-            }
-            r => r,
-        })
+        self.with_top(&node, link_target)
     }
 
     /// pread(2): bytes read; fewer than asked only at the end.
