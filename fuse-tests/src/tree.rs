@@ -303,3 +303,18 @@ macro_rules! cases {
 }
 
 pub(crate) use {cases, fails, holds, same};
+
+/// Does the work for each of these at the same time, in threads; the first error counts.
+pub(crate) fn together<T: Send>(
+    each: impl IntoIterator<Item = T>,
+    work: impl Fn(T) -> Result<()> + Sync,
+) -> Result<()> {
+    std::thread::scope(|scope| {
+        let work = &work;
+        let threads: Vec<_> = each.into_iter().map(|t| scope.spawn(move || work(t))).collect();
+        for t in threads {
+            t.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+        }
+        Ok(())
+    })
+}

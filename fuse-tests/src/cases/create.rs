@@ -9,7 +9,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::case::Fs;
 use crate::ctx::Ctx;
-use crate::tree::{cases, fails, holds, same};
+use crate::tree::{cases, fails, holds, same, together};
 
 cases!("create":
     new_file, exclusive, over_whiteout, in_lower_directory, trunc_flag, append_flag, directory_flags, read_only_fd,
@@ -190,11 +190,7 @@ fn storm(cx: &mut Ctx) -> Result<()> {
     }
     let m = cx.mount()?;
     // Four threads, each with names of its own in one directory: the end is known.
-    std::thread::scope(|scope| -> Result<()> {
-        let threads: Vec<_> = (0..4)
-            .map(|t| {
-                let m = &m;
-                scope.spawn(move || -> Result<()> {
+    together(0..4, |t| {
                     for round in 0..60 {
                         let name = format!("d/t{t}-{}", round % 7);
                         m.file(&name, format!("{t} {round}"))?;
@@ -210,13 +206,6 @@ fn storm(cx: &mut Ctx) -> Result<()> {
                         }
                     }
                     Ok(())
-                })
-            })
-            .collect();
-        for t in threads {
-            t.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
-        }
-        Ok(())
     })?;
     let want = "moved0 moved1 moved2 moved3";
     same!(m.ls("d")?, want);

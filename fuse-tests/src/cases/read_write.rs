@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use crate::ctx::Ctx;
 use crate::sys::Map;
-use crate::tree::{cases, fails, holds, same};
+use crate::tree::{cases, fails, holds, same, together};
 
 cases!("read_write":
     beyond_the_end, big_file, random_against_plain, random_on_lower_file, two_writers,
@@ -133,24 +133,13 @@ fn full_read(f: &File, buf: &mut [u8], at: u64) -> Result<usize> {
 fn two_writers(cx: &mut Ctx) -> Result<()> {
     cx.lower()?.file("f", vec![b'.'; 40_000])?;
     let m = cx.mount()?;
-    std::thread::scope(|scope| -> Result<()> {
-        let threads: Vec<_> = (0..4)
-            .map(|t| {
-                let m = &m;
                 // All open it while it is still below: one copy-up, no lost write.
-                scope.spawn(move || -> Result<()> {
+    together(0..4, |t| {
                     let f = m.rw("f")?;
                     for i in 0..100 {
                         f.write_all_at(&[b'0' + t; 100], (i * 4 + u64::from(t)) * 100)?;
                     }
                     Ok(())
-                })
-            })
-            .collect();
-        for t in threads {
-            t.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
-        }
-        Ok(())
     })?;
     let want: String = (0..400).map(|i| (i % 4).to_string().repeat(100)).collect();
     holds!(m.read("f")? == want, "a write was lost");

@@ -7,7 +7,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::case::Fs;
 use crate::ctx::Ctx;
-use crate::tree::{Tree, cases, fails, holds, same};
+use crate::tree::{Tree, cases, fails, holds, same, together};
 
 const NO_REDIRECT: &str = "EXDEV for a directory of a lower: no redirect with userxattr";
 
@@ -282,11 +282,7 @@ fn storm(cx: &mut Ctx) -> Result<()> {
     low.dir("b")?;
     let m = cx.mount()?;
     // Everybody moves the same files to and fro; each file is in exactly one place in the end.
-    std::thread::scope(|scope| -> Result<()> {
-        let threads: Vec<_> = (0..4)
-            .map(|t| {
-                let m = &m;
-                scope.spawn(move || -> Result<()> {
+    together(0..4, |t| {
                     for i in 0..150 {
                         let name = format!("f{}", (i * 7 + t) % 20);
                         let (from, to) = if (i + t) % 2 == 0 { ("a", "b") } else { ("b", "a") };
@@ -297,13 +293,6 @@ fn storm(cx: &mut Ctx) -> Result<()> {
                         }
                     }
                     Ok(())
-                })
-            })
-            .collect();
-        for t in threads {
-            t.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
-        }
-        Ok(())
     })?;
     let place = |m: &Tree| -> Result<Vec<bool>> {
         let mut out = Vec::new();
