@@ -9,7 +9,9 @@
 //! | F2 | [`layer`] | one tree, on disk or in memory |
 //! | F3 | [`overlay`] | the union itself; no FUSE |
 //! | F3 | [`runner`] | a process in its own namespaces; no FUSE, no union |
+//! | F3 | [`registry`] | conversations with image registries; no store |
 //! | F4 | [`fuse`] | the union served to the kernel |
+//! | F4 | [`store`] | images and containers on disk; no FUSE |
 //! | F5 | [`cli`] | the command line |
 
 #[allow(unsafe_code)]
@@ -20,8 +22,10 @@ pub mod vocab;
 pub mod layer;
 
 pub mod overlay;
+pub mod registry;
 pub mod runner;
 
 pub mod fuse;
+pub mod store;
 
 pub mod cli;

@@ -13,10 +13,10 @@ const FLOORS: [(&str, u8); 9] = [
     ("vocab", 1),
     ("layer", 2),
     ("overlay", 3),
-    ("store", 3),
     ("registry", 3),
     ("runner", 3),
     ("fuse", 4),
+    ("store", 4),
     ("cli", 5),
 ];
 

@@ -1,0 +1,1 @@
+//! Conversations with image registries (OCI distribution specification).
