@@ -2,6 +2,7 @@
 
 pub mod attr;
 pub mod dialect;
+pub mod digest;
 pub mod handle;
 pub mod ids;
 pub mod owner;
