@@ -45,33 +45,6 @@ pub(super) fn attr(attr: &Attr) -> FileAttr {
     }
 }
 
-/// A name that stands for no inode the kernel could use: ENOENT, remembered as long as any entry.
-pub(super) fn nothing() -> FileAttr {
-    FileAttr {
-        ino: INodeNo(0),
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: FileType::RegularFile,
-        perm: 0,
-        nlink: 0,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 0,
-        flags: 0,
-    }
-}
-
-/// What readdirplus tells of a name whose inode can't be had: the size is impossible, so the kernel lists the name, makes
-/// no inode of it and forgets the number again (`fuse_direntplus_link`). With the number 0, readdir(3) would hide it.
-pub(super) fn name_only(kind: Kind) -> FileAttr {
-    FileAttr { ino: INodeNo(u64::MAX), size: u64::MAX, kind: file_type(kind), ..nothing() }
-}
-
 /// The kernel's 32 bits of a device number (`new_encode_dev`), from makedev(3)'s 64.
 fn device(rdev: u64) -> u32 {
     let (major, minor) = (libc::major(rdev), libc::minor(rdev));

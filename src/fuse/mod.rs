@@ -1,14 +1,15 @@
 //! The union, served to the kernel over `/dev/fuse`.
 //!
 //! [`mount`] attaches a fuse mount to a directory and knows how to detach just that one; [`session`] answers its
-//! requests until it is gone. In between, [`adapter`] turns each request into one call of the union, and [`convert`]
-//! turns types. All of it can be used in steps, so that a process can mount while it has one thread and serve later.
+//! requests until it is gone. In between, a transport ([`by_fuser`]) parses each request and calls one of [`ops`], which
+//! know the union and no transport. All of it can be used in steps, so that a process can mount while it has one thread and serve later.
 
-mod adapter;
+mod by_fuser;
 mod convert;
 mod error;
 pub mod mount;
 mod mountinfo;
+mod ops;
 pub mod session;
 
 pub use error::Error;

@@ -7,8 +7,9 @@ use std::time::Duration;
 use fuser::{Config, SessionACL};
 
 use super::Error;
-use super::adapter::Adapter;
+use super::by_fuser::Shim;
 use super::mount::{Mount, Unmount, hides_device};
+use super::ops::Ops;
 use crate::overlay::Overlay;
 
 /// What can be tuned.
@@ -60,7 +61,7 @@ impl Default for Tuning {
 /// A mount whose first request has been answered. No thread has been started yet.
 #[derive(Debug)]
 pub struct Session {
-    fuser: fuser::Session<Adapter>,
+    fuser: fuser::Session<Shim>,
     unmount: Unmount,
 }
 
@@ -76,7 +77,7 @@ impl Session {
         config.acl = SessionACL::All;
         config.n_threads = Some(tuning.threads.max(1));
         config.clone_fd = !hides_device(unmount.path());
-        match fuser::Session::from_fd(Adapter::new(overlay, tuning), device, SessionACL::All, config) {
+        match fuser::Session::from_fd(Shim(Ops::new(overlay, tuning)), device, SessionACL::All, config) {
             Ok(fuser) => Ok(Self { fuser, unmount }),
             Err(e) => {
                 unmount.detach();

@@ -1,0 +1,341 @@
+//! The operations of FUSE over the union: one short function each, in types of ours, whatever carries them.
+//!
+//! A transport parses a request, calls one of these, and sends what it returned or the errno. Not here, because every
+//! transport answers them with `ENOSYS`, which the kernel remembers: open, opendir, flush and create (no state is kept
+//! per open), access (the kernel checks permissions), poll, bmap, and the locks of fcntl(2) and flock(2), which are local
+//! to the mount as to any local file system.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Attrs, PID_ATTR, SYNC_ATTR, Tuning};
+use crate::overlay::{Attr, Caller, Overlay, ROOT, SetAttr};
+use crate::vocab::{Errno, Kind, Result, Space, Stat, Timestamp};
+
+/// `FS_IOC_GETFLAGS` of ioctl_iflags(2), whose argument is an `int` whatever its number says.
+const FS_IOC_GETFLAGS: u32 = 0x8008_6601;
+
+/// The reply to copy_file_range counts in 32 bits; whoever wants more asks again.
+const MAX_COPY: u64 = 1 << 30;
+
+/// Bytes in one WRITE, and in one READ; the kernel's limit for one request.
+pub(super) const MAX_WRITE: u32 = 1 << 20;
+
+/// Requests that the kernel sends without anybody waiting for the answer (readahead), at most, at a time.
+pub(super) const MAX_BACKGROUND: u16 = 64;
+
+/// Bits of INIT's flags (`FUSE_*` in linux/fuse.h).
+pub(super) mod feature {
+    pub(in crate::fuse) const ASYNC_READ: u64 = 1 << 0;
+    pub(in crate::fuse) const BIG_WRITES: u64 = 1 << 5;
+    pub(in crate::fuse) const DONT_MASK: u64 = 1 << 6;
+    pub(in crate::fuse) const DO_READDIRPLUS: u64 = 1 << 13;
+    pub(in crate::fuse) const READDIRPLUS_AUTO: u64 = 1 << 14;
+    pub(in crate::fuse) const ASYNC_DIO: u64 = 1 << 15;
+    pub(in crate::fuse) const NO_OPEN_SUPPORT: u64 = 1 << 17;
+    pub(in crate::fuse) const PARALLEL_DIROPS: u64 = 1 << 18;
+    pub(in crate::fuse) const POSIX_ACL: u64 = 1 << 20;
+    pub(in crate::fuse) const CACHE_SYMLINKS: u64 = 1 << 23;
+    pub(in crate::fuse) const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
+}
+
+/// What we ask of the kernel where it can.
+///
+/// Not the writeback cache: it would make up times and sizes behind the union's back.
+const WANTED: u64 = feature::ASYNC_READ
+    | feature::BIG_WRITES
+    | feature::DONT_MASK
+    | feature::POSIX_ACL
+    | feature::PARALLEL_DIROPS
+    | feature::DO_READDIRPLUS
+    | feature::READDIRPLUS_AUTO
+    | feature::CACHE_SYMLINKS
+    | feature::NO_OPEN_SUPPORT
+    | feature::NO_OPENDIR_SUPPORT
+    | feature::ASYNC_DIO;
+
+/// An attribute's value, or its size for who asked for that (getxattr(2) with size 0).
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Sized {
+    Size(u32),
+    Value(Vec<u8>),
+}
+
+/// One name of a listing with all that is known of its inode.
+#[derive(Debug)]
+pub(super) struct Plus<'a> {
+    pub(super) name: &'a [u8],
+    /// Where to go on after it.
+    pub(super) cookie: u64,
+    pub(super) attr: Attr,
+}
+
+/// The union as the kernel asks for it.
+#[derive(Debug)]
+pub(super) struct Ops {
+    overlay: Arc<Overlay>,
+    /// How long the kernel may trust what it is told.
+    pub(super) ttl: Duration,
+    attrs: Attrs,
+    static_nlink: bool,
+}
+
+impl Ops {
+    pub(super) fn new(overlay: Arc<Overlay>, tuning: &Tuning) -> Self {
+        Self { overlay, ttl: tuning.ttl, attrs: tuning.attrs, static_nlink: tuning.static_nlink }
+    }
+
+    /// The [features](feature) to ask of a kernel that offers these.
+    pub(super) fn features(&self, offered: u64) -> u64 {
+        let without = if self.attrs == Attrs::All { 0 } else { feature::POSIX_ACL };
+        WANTED & offered & !without
+    }
+
+    /// The last words: nothing is asked any more.
+    pub(super) fn destroy(&self) {
+        if let Err(e) = self.overlay.sync_all() {
+            log::error!("sync of the upper layer: {e}");
+        }
+        if let Err(e) = self.overlay.end() {
+            log::warn!("the mark of a volatile upper is left in the work directory: {e}");
+        }
+    }
+
+    /// What the kernel is told of an inode.
+    fn told(&self, mut attr: Attr) -> Attr {
+        if self.static_nlink && attr.stat.kind == Kind::Dir {
+            attr.stat.nlink = 1;
+        }
+        attr
+    }
+
+    fn allowed(&self, name: &[u8]) -> Result<()> {
+        if self.attrs.allow(name) { Ok(()) } else { Err(Errno::OPNOTSUPP) }
+    }
+
+    /// `None` for a name that is not there, to be remembered as long as any other.
+    pub(super) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Attr>> {
+        match self.overlay.lookup(parent, name) {
+            Ok(attr) => Ok(Some(self.told(attr))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    pub(super) fn forget(&self, ino: u64, count: u64) {
+        self.overlay.forget(ino, count);
+    }
+
+    pub(super) fn getattr(&self, ino: u64) -> Result<Attr> {
+        self.overlay.getattr(ino).map(|a| self.told(a))
+    }
+
+    pub(super) fn setattr(&self, ino: u64, set: &SetAttr) -> Result<Attr> {
+        self.overlay.setattr(ino, set).map(|a| self.told(a))
+    }
+
+    pub(super) fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
+        self.overlay.readlink(ino)
+    }
+
+    /// `mode` with its type bits, `rdev` as makedev(3) encodes it.
+    pub(super) fn mknod(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32, rdev: u64) -> Result<Attr> {
+        let kind = Kind::of_mode(mode).ok_or(Errno::INVAL)?;
+        self.overlay.mknod(caller, parent, name, kind, mode & 0o7777, rdev).map(|a| self.told(a))
+    }
+
+    pub(super) fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Result<Attr> {
+        self.overlay.mkdir(caller, parent, name, mode & 0o7777).map(|a| self.told(a))
+    }
+
+    pub(super) fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Result<Attr> {
+        self.overlay.symlink(caller, parent, name, target)
+    }
+
+    pub(super) fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
+        self.overlay.link(ino, parent, name)
+    }
+
+    pub(super) fn unlink(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.overlay.unlink(parent, name)
+    }
+
+    pub(super) fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
+        self.overlay.rmdir(parent, name)
+    }
+
+    pub(super) fn rename(&self, parent: u64, name: &[u8], to: u64, new_name: &[u8], flags: u32) -> Result<()> {
+        self.overlay.rename(parent, name, to, new_name, flags)
+    }
+
+    /// Bytes read into `buf`.
+    pub(super) fn read(&self, ino: u64, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        self.overlay.read(ino, offset, buf)
+    }
+
+    /// Bytes written: no more than was given, which came in one request.
+    pub(super) fn write(&self, ino: u64, offset: u64, data: &[u8]) -> Result<u32> {
+        self.overlay.write(ino, offset, data).map(|n| n as u32)
+    }
+
+    pub(super) fn fsync(&self, ino: u64, data_only: bool) -> Result<()> {
+        self.overlay.fsync(ino, data_only)
+    }
+
+    pub(super) fn fsyncdir(&self, ino: u64) -> Result<()> {
+        self.overlay.fsyncdir(ino)
+    }
+
+    pub(super) fn fallocate(&self, ino: u64, mode: i32, offset: u64, len: u64) -> Result<()> {
+        self.overlay.fallocate(ino, mode, offset, len)
+    }
+
+    pub(super) fn lseek(&self, ino: u64, offset: i64, whence: i32) -> Result<i64> {
+        let at = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
+        let found = self.overlay.seek(ino, at, whence)?;
+        i64::try_from(found).map_err(|_| Errno::OVERFLOW)
+    }
+
+    /// From an inode and offset to another: bytes copied.
+    pub(super) fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u32> {
+        self.overlay.copy_range(from.0, from.1, to.0, to.1, len.min(MAX_COPY)).map(|n| n as u32)
+    }
+
+    /// Calls `each` with inode number, cookie, kind and name, until it says that it is full.
+    pub(super) fn readdir(
+        &self,
+        ino: u64,
+        cookie: u64,
+        each: &mut dyn FnMut(u64, u64, Kind, &[u8]) -> bool,
+    ) -> Result<()> {
+        self.overlay.readdir(ino, cookie, &mut |e| each(e.ino, e.cookie, e.kind, e.name))
+    }
+
+    /// The same with attributes.
+    pub(super) fn readdirplus(&self, ino: u64, cookie: u64, each: &mut dyn FnMut(&Plus<'_>) -> bool) -> Result<()> {
+        self.overlay.readdir_plus(ino, cookie, &mut |e, found| {
+            // The kernel makes no inode of `.` and `..`, nor of what it can't believe.
+            let mut attr = found.map_or_else(|| name_only(e.kind), |a| self.told(*a));
+            if matches!(e.name, b"." | b"..") {
+                attr.ino = e.ino;
+                attr.stat.kind = e.kind;
+            }
+            each(&Plus { name: e.name, cookie: e.cookie, attr })
+        })
+    }
+
+    pub(super) fn statfs(&self) -> Result<Space> {
+        self.overlay.statfs()
+    }
+
+    pub(super) fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
+        self.allowed(name)?;
+        self.overlay.setxattr(ino, name, value, flags)
+    }
+
+    pub(super) fn getxattr(&self, ino: u64, name: &[u8], size: u32) -> Result<Sized> {
+        if ino == ROOT && name == PID_ATTR.as_bytes() {
+            return sized(std::process::id().to_string().into_bytes(), size);
+        }
+        // The kernel sends SYNCFS to virtiofs and fuseblk only.
+        if ino == ROOT && name == SYNC_ATTR.as_bytes() {
+            self.overlay.sync_all()?;
+            return sized(b"done".to_vec(), size);
+        }
+        self.allowed(name)?;
+        sized(self.overlay.getxattr(ino, name)?, size)
+    }
+
+    /// The names, each with a 0 byte at its end (listxattr(2)).
+    pub(super) fn listxattr(&self, ino: u64, size: u32) -> Result<Sized> {
+        let mut list = Vec::new();
+        for name in self.overlay.listxattr(ino)?.iter().filter(|name| self.attrs.allow(name)) {
+            list.extend_from_slice(name);
+            list.push(0);
+        }
+        sized(list, size)
+    }
+
+    pub(super) fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
+        self.allowed(name)?;
+        self.overlay.removexattr(ino, name)
+    }
+
+    /// What an ioctl puts into its argument of `out_size` bytes.
+    pub(super) fn ioctl(&self, ino: u64, cmd: u32, out_size: u32) -> Result<[u8; 4]> {
+        match (cmd, out_size) {
+            (FS_IOC_GETFLAGS, 4..) => self.overlay.flags(ino).map(u32::to_ne_bytes),
+            _ => Err(Errno::NOTTY),
+        }
+    }
+}
+
+/// Runs one request; a panic ends it with `EIO`, not the mount.
+pub(super) fn guarded<T>(name: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|_| {
+        log::error!("a bug in onlay ended a {name} request; please report it");
+        Err(Errno::IO)
+    })
+}
+
+fn sized(value: Vec<u8>, size: u32) -> Result<Sized> {
+    match u32::try_from(value.len()) {
+        Err(_) => Err(Errno::TOOBIG),
+        Ok(n) if size == 0 => Ok(Sized::Size(n)),
+        Ok(n) if n > size => Err(Errno::RANGE),
+        Ok(_) => Ok(Sized::Value(value)),
+    }
+}
+
+/// An inode of which nothing is known but its kind.
+fn blank(ino: u64, kind: Kind, size: u64) -> Attr {
+    let never = Timestamp::default();
+    let stat = Stat {
+        dev: 0,
+        ino,
+        kind,
+        mode: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size,
+        blocks: 0,
+        blksize: 0,
+        atime: never,
+        mtime: never,
+        ctime: never,
+        mount_root: false,
+    };
+    Attr { ino, stat }
+}
+
+/// A name that stands for no inode the kernel could use: ENOENT, remembered as long as any entry.
+pub(super) fn nothing() -> Attr {
+    blank(0, Kind::File, 0)
+}
+
+/// What readdirplus tells of a name whose inode can't be had: the size is impossible, so the kernel lists the name, makes
+/// no inode of it and forgets the number again (`fuse_direntplus_link`). With the number 0, readdir(3) would hide it.
+fn name_only(kind: Kind) -> Attr {
+    blank(u64::MAX, kind, u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attribute_is_sized_before_it_is_given() {
+        assert_eq!(sized(b"abc".to_vec(), 0), Ok(Sized::Size(3)));
+        assert_eq!(sized(b"abc".to_vec(), 2), Err(Errno::RANGE));
+        assert_eq!(sized(b"abc".to_vec(), 3), Ok(Sized::Value(b"abc".to_vec())));
+    }
+
+    #[test]
+    fn a_panic_is_an_error_of_one_request() {
+        let r: Result<()> = guarded("test", || panic!("on purpose"));
+        assert_eq!(r, Err(Errno::IO));
+    }
+}
