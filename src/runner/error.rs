@@ -27,6 +27,11 @@ impl Error {
         Self { text: format!("{what}: {}", vocab::why(&cause)), hint: None, code: RUNNER_FAILED }
     }
 
+    /// A failure that is in words already.
+    pub(super) fn of_text(text: &str) -> Self {
+        Self { text: text.to_owned(), hint: None, code: RUNNER_FAILED }
+    }
+
     /// What the root said.
     pub(super) fn of_root(e: RootError) -> Self {
         Self { text: e.message, hint: e.hint, code: RUNNER_FAILED }

@@ -15,6 +15,7 @@
 //! This floor knows nothing of FUSE or of the union: what the new root is, a [`Root`] says.
 
 mod channel;
+mod enter;
 mod error;
 mod init;
 mod inside;
@@ -26,6 +27,7 @@ mod spec;
 mod supervisor;
 mod terminal;
 
+pub use enter::enter_user_namespace;
 pub use error::Error;
 pub use mapping::{Mapping, Range};
 pub use parent::run;

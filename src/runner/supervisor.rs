@@ -14,6 +14,7 @@ use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use rustix::thread::UnshareFlags;
 
 use super::channel::{Channel, Message};
+use super::enter::refused;
 use super::error::RUNNER_FAILED;
 use super::parent::Origin;
 use super::{Error, Network, Plan, Root, Spec, init};
@@ -33,17 +34,7 @@ fn new_namespaces(channel: &Channel) -> Result<(), Error> {
     // Out of the caller's process group: what the terminal sends there reaches the parent only.
     setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(|e| Error::new("setpgid", e))?;
     // Privilege change: from here on we have every capability over what we make, and none over the machine.
-    unshare(CloneFlags::CLONE_NEWUSER).map_err(|e| {
-        let error = Error::new("new user namespace", e);
-        match e {
-            Errno::EPERM | Errno::EACCES => error.hinted(
-                "user namespaces are switched off here: sysctl kernel.unprivileged_userns_clone, \
-                 kernel.apparmor_restrict_unprivileged_userns, or a seccomp filter of a container around us",
-            ),
-            Errno::ENOSPC | Errno::EUSERS => error.hinted("too many already: sysctl user.max_user_namespaces"),
-            _ => error,
-        }
-    })?;
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(refused)?;
     channel.send(&Message::NeedMaps);
     match channel.receive().map_err(|e| Error::new("receive", e))? {
         Some((Message::MapsWritten, _)) => {}

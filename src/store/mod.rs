@@ -1,4 +1,105 @@
 //! Images and containers on disk.
 //!
 //! An image is a stack of layers, each only the difference to the one below, named by its digest. A container is an image
-//! with a writable layer.
+//! with a writable layer. `LAYOUT.md` beside this file draws what is where, and says which lock is for what.
+//!
+//! | room | what it does |
+//! |---|---|
+//! | [`blobs`] | content-addressed files: manifests, configs, layers as they came |
+//! | [`layers`] | layers unpacked, once each |
+//! | [`names`] | references to images: `index.json` |
+//! | [`image`] | an image, read |
+//! | [`container`] | containers and their records |
+//! | [`gc`] | what nothing refers to goes |
+//! | [`files`], [`lock`] | in one step, or not at all; one after the other |
+
+mod blobs;
+mod container;
+mod error;
+mod files;
+mod gc;
+mod image;
+mod layers;
+mod lock;
+mod names;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+pub use blobs::BlobWriter;
+pub use container::{Container, NewContainer, Process, Record, Running, State, Status};
+pub use error::{Error, ErrorKind, Result};
+pub use files::to_json;
+pub use gc::Freed;
+pub use image::Image;
+pub use layers::{Layer, LayerInfo};
+pub use lock::Lock;
+pub use names::{Found, familiar, parse_name};
+
+/// What `oci-layout` says (OCI image specification, image-layout.md).
+const OCI_LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+/// The version of all that is not an OCI image layout.
+const VERSION: &str = "1\n";
+const DIRS: [&str; 5] = ["blobs/sha256", "layers", "containers", "partial", "tmp"];
+
+/// A store: a directory of one user's.
+#[derive(Clone, Debug)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens the store at `root`; makes it if there is none.
+    ///
+    /// # Errors
+    /// It can't be made, or was made by a later version.
+    pub fn open(root: &Path) -> Result<Self> {
+        let root = std::path::absolute(root).map_err(Error::at("store", root))?;
+        let store = Self { root };
+        let version = store.path("version");
+        match fs::read_to_string(&version) {
+            Ok(found) if found == VERSION => return Ok(store),
+            Ok(found) => {
+                let text = format_args!("store {}: version {:?} is not ours", store.root.display(), found.trim());
+                return Err(Error::bad(text).with_hint("use the onlay that made it, or another --root"));
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(Error::at("open the store", &version)(e)),
+        }
+        store.make()?;
+        Ok(store)
+    }
+
+    fn make(&self) -> Result<()> {
+        let fail = |e| Error::io(format_args!("make a store in {}", self.root.display()), &e);
+        let mut private = DirBuilder::new();
+        private.recursive(true).mode(0o700);
+        let existing = match fs::read_dir(&self.root) {
+            Ok(mut entries) => entries.next().is_some() && !self.root.join("tmp").is_dir(),
+            Err(_) => false,
+        };
+        if existing {
+            let text = format_args!("{}: neither empty nor a store", self.root.display());
+            return Err(Error::bad(text).with_hint("name an empty directory, or one that is not there yet"));
+        }
+        for dir in DIRS {
+            private.create(self.root.join(dir)).map_err(fail)?;
+        }
+        let _naming = self.naming()?;
+        // Whoever was faster has made it.
+        if !self.path("index.json").exists() {
+            self.write_file(&self.path("oci-layout"), OCI_LAYOUT.as_bytes())?;
+            self.write_json(&self.path("index.json"), &names::empty_index()?)?;
+        }
+        self.write_file(&self.path("version"), VERSION.as_bytes())
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}

@@ -1,0 +1,343 @@
+//! Containers: an image with a writable layer, a record of what to run, and how that went.
+//!
+//! ```text
+//! containers/ID/record.json    what it is: written once
+//! containers/ID/state.json     how its last run went: see State
+//! containers/ID/lock           flock(2): held by whoever runs, changes or reads the writable layer
+//! containers/ID/upper  work    the writable layer, in the `user.overlay.` dialect
+//! ```
+
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use oci_spec::image::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::files::{read_json, sync_tree};
+use super::lock::{open, try_lock};
+use super::{Error, ErrorKind, Result, Store, blobs};
+
+/// What a container is; never changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// 64 hex digits.
+    pub id: String,
+    /// Unique in the store.
+    pub name: String,
+    /// When it was made, RFC 3339.
+    pub created: String,
+    /// What its image was called.
+    pub image_name: String,
+    /// The image id.
+    pub image: Digest,
+    /// The image's manifest.
+    pub manifest: Digest,
+    /// The diff-ids of the image, bottom first.
+    pub layers: Vec<Digest>,
+    /// What runs in it.
+    pub process: Process,
+}
+
+/// What to run: the image's config with what the command line changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Process {
+    /// Program and arguments: entrypoint and cmd.
+    pub args: Vec<String>,
+    /// `NAME=VALUE`.
+    pub env: Vec<String>,
+    /// `None`: `/`.
+    pub workdir: Option<String>,
+    /// `USER[:GROUP]`, names or numbers; `None`: root.
+    pub user: Option<String>,
+    /// `None`: the first 12 digits of the id.
+    pub hostname: Option<String>,
+    /// Options of `run` that a later start takes over: free for the runner.
+    #[serde(skip_serializing_if = "serde_json::Value::is_null")]
+    pub options: serde_json::Value,
+}
+
+/// How the last run of a container went: `state.json`, written by who runs it. Whether it runs now, the lock tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct State {
+    /// When it was last started, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started: Option<String>,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub finished: Option<String>,
+    /// The command's exit code, 128+n for a signal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The process that ends the container when it gets a signal, while it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// It goes when it ends: `run --rm`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub remove: bool,
+}
+
+/// What a container is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Never started.
+    Created,
+    /// Somebody has its lock.
+    Running,
+    /// Started and ended.
+    Exited,
+}
+
+/// What to make a container of.
+#[derive(Clone, Debug)]
+pub struct NewContainer {
+    /// `None`: one is made up.
+    pub name: Option<String>,
+    /// What the image was called on the command line.
+    pub image_name: String,
+    /// The image.
+    pub image: super::Image,
+    /// What runs in it.
+    pub process: Process,
+    /// It is to be removed when it ends.
+    pub remove: bool,
+}
+
+/// A container in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// What it is.
+    pub record: Record,
+    dir: PathBuf,
+}
+
+/// The container is this process's (and its children's) until the last copy of the descriptor is closed.
+#[derive(Debug)]
+pub struct Running(#[expect(dead_code, reason = "held, never read")] File);
+
+impl Container {
+    /// The writable layer.
+    pub fn upper(&self) -> PathBuf {
+        self.dir.join("upper")
+    }
+
+    /// Its work directory.
+    pub fn work(&self) -> PathBuf {
+        self.dir.join("work")
+    }
+
+    /// Its directory: for a log, and what else a run needs to keep.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The first 12 digits of its id.
+    pub fn short_id(&self) -> &str {
+        self.record.id.get(..12).unwrap_or(&self.record.id)
+    }
+
+    /// How its last run went.
+    ///
+    /// # Errors
+    /// The state is there and can't be read.
+    pub fn state(&self) -> Result<State> {
+        match read_json(&self.dir.join("state.json")) {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(State::default()),
+            read => read,
+        }
+    }
+
+    /// What it is doing.
+    ///
+    /// # Errors
+    /// As of [`state`](Self::state).
+    pub fn status(&self) -> Result<Status> {
+        if blobs::is_locked(&self.lock_path())? {
+            return Ok(Status::Running);
+        }
+        Ok(if self.state()?.started.is_some() { Status::Exited } else { Status::Created })
+    }
+
+    /// Takes the container to run, change or read it.
+    ///
+    /// # Errors
+    /// Somebody has it.
+    pub fn take(&self) -> Result<Running> {
+        let path = self.lock_path();
+        let file = open(&path)?;
+        if try_lock(&file, &path)? {
+            // Removed between being found and being locked.
+            if !self.dir.join("record.json").exists() {
+                return Err(no_container(&self.record.name));
+            }
+            return Ok(Running(file));
+        }
+        Err(Error::new(ErrorKind::InUse, format_args!("container {} is running or in use", self.record.name))
+            .with_hint("wait until it has ended, or end it: onlay stop"))
+    }
+
+    fn lock_path(&self) -> PathBuf {
+        self.dir.join("lock")
+    }
+}
+
+impl Store {
+    /// Makes a container. The caller holds [`adding`](Self::adding), since before it looked for the image.
+    ///
+    /// # Errors
+    /// The name is taken or makes no sense; a layer of the image is not here.
+    pub fn create_container(&self, new: NewContainer) -> Result<Container> {
+        if let Some(name) = &new.name {
+            check_name(name)?;
+        }
+        let layers = self.image_layers(&new.image)?;
+        let mut record = Record {
+            id: random_id()?,
+            name: new.name.clone().unwrap_or_default(),
+            created: jiff::Timestamp::now().to_string(),
+            image_name: new.image_name,
+            image: new.image.id().clone(),
+            manifest: new.image.digest().clone(),
+            layers: new.image.diff_ids().to_vec(),
+            process: new.process,
+        };
+        let temp = self.temp_dir()?;
+        let at = |name: &str| temp.path().join(name);
+        for dir in ["upper", "work"] {
+            fs::create_dir(at(dir)).map_err(Error::at("make", &at(dir)))?;
+        }
+        // The root of the view is the upper's: it looks like that of the top layer.
+        let mode = match layers.last() {
+            Some(top) => fs::metadata(&top.tree).map_err(Error::at("stat", &top.tree))?.mode() & 0o7777,
+            None => 0o755,
+        };
+        fs::set_permissions(at("upper"), fs::Permissions::from_mode(mode)).map_err(Error::at("chmod", &at("upper")))?;
+        if new.remove {
+            self.write_json(&at("state.json"), &State { remove: true, ..State::default() })?;
+        }
+        open(&at("lock"))?;
+        let _naming = self.naming()?;
+        let others = self.containers()?;
+        if let Some(other) = others.iter().find(|c| c.record.name == record.name) {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format_args!("container name {:?} is taken by container {}", record.name, other.short_id()),
+            )
+            .with_hint("choose another --name, or remove that one: onlay rm"));
+        }
+        let mut words = record.id.as_bytes().chunks(8);
+        while record.name.is_empty() {
+            let name = made_up(words.next().unwrap_or(record.id.as_bytes()));
+            if !others.iter().any(|c| c.record.name == name) {
+                record.name = name;
+            }
+        }
+        self.write_json(&at("record.json"), &record)?;
+        sync_tree(temp.path())?;
+        let dir = self.path("containers").join(&record.id);
+        self.publish(temp, &dir)?;
+        Ok(Container { record, dir })
+    }
+
+    /// All containers, the oldest first.
+    ///
+    /// # Errors
+    /// The directory can't be read. A record that can't be is told about and left out.
+    pub fn containers(&self) -> Result<Vec<Container>> {
+        let dir = self.path("containers");
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&dir).map_err(Error::at("read", &dir))? {
+            let dir = entry.map_err(Error::at("read", &dir))?.path();
+            match read_json(&dir.join("record.json")) {
+                Ok(record) => found.push(Container { record, dir }),
+                // Removed meanwhile.
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => log::warn!("container {e}"),
+            }
+        }
+        found.sort_by(|a, b| (&a.record.created, &a.record.id).cmp(&(&b.record.created, &b.record.id)));
+        Ok(found)
+    }
+
+    /// The container of this name or id (any unique prefix).
+    ///
+    /// # Errors
+    /// There is none, or several.
+    pub fn container(&self, name: &str) -> Result<Container> {
+        let all = self.containers()?;
+        if let Some(found) = all.iter().find(|c| c.record.name == name || c.record.id == name) {
+            return Ok(found.clone());
+        }
+        let mut found = all.into_iter().filter(|c| !name.is_empty() && c.record.id.starts_with(name));
+        match (found.next(), found.next()) {
+            (Some(one), None) => Ok(one),
+            (None, _) => Err(no_container(name)),
+            (Some(_), Some(_)) => {
+                Err(Error::new(ErrorKind::Conflict, format_args!("container id {name}: several containers begin so"))
+                    .with_hint("give more digits of the id: onlay ps -a"))
+            }
+        }
+    }
+
+    /// Writes how a run goes.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn set_state(&self, container: &Container, state: &State) -> Result<()> {
+        let _adding = self.adding()?;
+        self.write_json(&container.dir.join("state.json"), state)
+    }
+
+    /// Removes a container and its writable layer. `running` shows that nobody else uses it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn remove_container(&self, container: &Container, running: Running) -> Result<()> {
+        let _adding = self.adding()?;
+        let removed = self.remove_tree(&container.dir);
+        drop(running);
+        removed
+    }
+}
+
+fn no_container(name: &str) -> Error {
+    Error::new(ErrorKind::NotFound, format_args!("no such container: {name}"))
+        .with_hint("onlay ps -a lists those that are here")
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let first = name.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric());
+    let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    if first && rest && name.len() <= 128 {
+        return Ok(());
+    }
+    Err(Error::bad(format_args!("container name {name:?}"))
+        .with_hint("letters, digits, '_', '.' and '-', the first one a letter or digit, 128 at most"))
+}
+
+fn random_id() -> Result<String> {
+    let mut bytes = [0; 32];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| Error::io("random bytes for an id", &e.into()))?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+const HOW: [&str; 16] = [
+    "amber", "brisk", "calm", "crisp", "deft", "eager", "fair", "gentle", "keen", "light", "merry", "neat", "quick",
+    "quiet", "steady", "warm",
+];
+const WHO: [&str; 16] = [
+    "badger", "crane", "dormouse", "falcon", "finch", "heron", "ibex", "lynx", "marten", "otter", "plover", "raven",
+    "stoat", "swift", "vole", "wren",
+];
+
+/// A name from some digits of an id.
+fn made_up(digits: &[u8]) -> String {
+    let value = |at: usize| digits.get(at).map_or(0, |d| usize::from(*d) % 16);
+    let number: usize = digits.iter().skip(2).fold(0, |sum, d| (sum * 16 + usize::from(*d)) % 1000);
+    format!("{}_{}{number}", HOW[value(0)], WHO[value(1)])
+}

@@ -1,0 +1,128 @@
+//! Files that are there whole or not at all: made under a name in `tmp/`, synced, renamed.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tempfile::{NamedTempFile, TempDir};
+
+use super::{Error, ErrorKind, Result, Store};
+
+/// JSON files of ours are small; one that is not is none.
+const MAX_JSON: u64 = 64 << 20;
+
+impl Store {
+    /// A path in the store.
+    pub(super) fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// A new file in `tmp/`, removed unless it is moved elsewhere.
+    pub fn temp_file(&self) -> Result<NamedTempFile> {
+        let tmp = self.path("tmp");
+        tempfile::Builder::new().prefix("file-").tempfile_in(&tmp).map_err(Error::at("make a file in", &tmp))
+    }
+
+    /// A new directory in `tmp/`, removed unless it is moved elsewhere.
+    pub fn temp_dir(&self) -> Result<TempDir> {
+        let tmp = self.path("tmp");
+        tempfile::Builder::new().prefix("dir-").tempdir_in(&tmp).map_err(Error::at("make a directory in", &tmp))
+    }
+
+    /// Writes `bytes` as the file `at`, in one step.
+    pub(super) fn write_file(&self, at: &Path, bytes: &[u8]) -> Result<()> {
+        let fail = |e| Error::io(format_args!("write {}", at.display()), &e);
+        let mut file = self.temp_file()?;
+        file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(fail)?;
+        file.persist(at).map_err(|e| fail(e.error))?;
+        sync_parent(at)
+    }
+
+    pub(super) fn write_json(&self, at: &Path, value: &impl Serialize) -> Result<()> {
+        self.write_file(at, &to_json(value)?)
+    }
+
+    /// Moves a finished directory of `tmp/` to its place; false if something is there already. The caller has synced what
+    /// is in it.
+    pub(super) fn publish(&self, from: TempDir, to: &Path) -> Result<bool> {
+        match fs::rename(from.path(), to) {
+            Ok(()) => {
+                // It is elsewhere now.
+                let _moved = from.keep();
+                sync_parent(to)?;
+                Ok(true)
+            }
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::DirectoryNotEmpty) => {
+                Ok(false)
+            }
+            Err(e) => Err(Error::at("make", to)(e)),
+        }
+    }
+
+    /// Takes a directory out of sight in one step, then removes it. A crash in between leaves it in `tmp/`.
+    pub(super) fn remove_tree(&self, path: &Path) -> Result<()> {
+        let grave = self.temp_dir()?;
+        match fs::rename(path, grave.path().join("removed")) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            moved => moved.map_err(Error::at("remove", path))?,
+        }
+        sync_parent(path)?;
+        let at = grave.path().to_owned();
+        grave.close().map_err(Error::at("remove", &at))
+    }
+}
+
+/// Syncs the directory that `path` is in, so that its name lasts.
+pub(super) fn sync_parent(path: &Path) -> Result<()> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    File::open(parent).and_then(|dir| dir.sync_all()).map_err(Error::at("sync", parent))
+}
+
+/// Syncs the whole file system a directory is on (syncfs(2)): for trees of many files.
+pub(super) fn sync_tree(path: &Path) -> Result<()> {
+    let dir = File::open(path).map_err(Error::at("open", path))?;
+    rustix::fs::syncfs(&dir).map_err(|e| Error::at("sync", path)(e.into()))
+}
+
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let bytes = read(path)?;
+    serde_json::from_slice(&bytes).map_err(|e| {
+        Error::bad(format_args!("{}: {e}", path.display()))
+            .with_hint("something else than onlay wrote it, or the disk is broken")
+    })
+}
+
+/// Reads a small file whole.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format_args!("{}: not there", path.display())),
+        _ => Error::at("open", path)(e),
+    })?;
+    let mut bytes = Vec::new();
+    file.take(MAX_JSON).read_to_end(&mut bytes).map_err(Error::at("read", path))?;
+    Ok(bytes)
+}
+
+/// JSON with the keys of every object sorted: the same value has the same digest, however it was put together.
+pub fn to_json(value: &impl Serialize) -> Result<Vec<u8>> {
+    let fail = |e: serde_json::Error| Error::bad(format_args!("write JSON: {e}"));
+    let value = serde_json::to_value(value).map_err(fail)?;
+    serde_json::to_vec(&Sorted(&value)).map_err(fail)
+}
+
+struct Sorted<'a>(&'a serde_json::Value);
+
+impl Serialize for Sorted<'_> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        match self.0 {
+            serde_json::Value::Object(map) => {
+                let sorted: std::collections::BTreeMap<_, _> = map.iter().map(|(k, v)| (k, Sorted(v))).collect();
+                to.collect_map(sorted)
+            }
+            serde_json::Value::Array(all) => to.collect_seq(all.iter().map(Sorted)),
+            plain => plain.serialize(to),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What nothing refers to goes: mark what images and containers need, sweep the rest.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
+
+use oci_spec::image::Digest;
+
+use super::lock::try_lock;
+use super::{Error, Result, Store};
+
+/// What a sweep has removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Freed {
+    /// Blobs.
+    pub blobs: u64,
+    /// Their bytes.
+    pub blob_bytes: u64,
+    /// Unpacked layers.
+    pub layers: u64,
+    /// The bytes of their files.
+    pub layer_bytes: u64,
+    /// Left over by what was interrupted.
+    pub leftovers: u64,
+}
+
+/// What images and containers need.
+#[derive(Debug, Default)]
+struct Live {
+    blobs: HashSet<Digest>,
+    layers: HashSet<Digest>,
+}
+
+impl Store {
+    /// Removes blobs and layers that no image and no container needs, and what was left over by interrupted commands.
+    /// Layers that are mounted stay. Waits for those who are adding something; `None`: it may not wait, and somebody is.
+    ///
+    /// # Errors
+    /// An image can't be read: then nothing is removed. The disk's.
+    pub fn sweep(&self, wait: bool) -> Result<Option<Freed>> {
+        let Some(_alone) = self.sweeping(wait)? else { return Ok(None) };
+        let live = self.mark()?;
+        let mut freed = Freed::default();
+        for id in self.all_layers()?.into_iter().filter(|id| !live.layers.contains(id)) {
+            self.sweep_layer(&id, &mut freed)?;
+        }
+        for (digest, path, size) in self.blobs()? {
+            if !live.blobs.contains(&digest) {
+                fs::remove_file(&path).map_err(Error::at("remove", &path))?;
+                freed.blobs += 1;
+                freed.blob_bytes += size;
+            }
+        }
+        self.sweep_leftovers(&mut freed)?;
+        Ok(Some(freed))
+    }
+
+    fn mark(&self) -> Result<Live> {
+        let mut live = Live::default();
+        let containers = self.containers()?;
+        let known = self.known()?;
+        let held = containers.iter().map(|c| &c.record.manifest);
+        for manifest in known.iter().map(|(digest, _)| digest).chain(held) {
+            if !live.blobs.insert(manifest.clone()) {
+                continue;
+            }
+            let image = self.read_image(manifest).map_err(|e| {
+                Error::bad(format_args!("{e} (nothing was removed)"))
+                    .with_hint("remove the image that is broken, or load it again: onlay rmi")
+            })?;
+            live.blobs.insert(image.id().clone());
+            live.blobs.extend(image.manifest().layers().iter().map(|l| l.digest().clone()));
+            live.layers.extend(image.diff_ids().iter().cloned());
+        }
+        live.layers.extend(containers.into_iter().flat_map(|c| c.record.layers));
+        Ok(live)
+    }
+
+    fn sweep_layer(&self, id: &Digest, freed: &mut Freed) -> Result<()> {
+        let dir = self.layer_dir(id)?;
+        let file = fs::File::open(&dir).map_err(Error::at("open", &dir))?;
+        if !try_lock(&file, &dir)? {
+            log::info!("layer {id} is mounted, and stays");
+            return Ok(());
+        }
+        freed.layer_bytes += self.layer(id).ok().flatten().map_or(0, |layer| layer.info.size);
+        freed.layers += 1;
+        self.remove_tree(&dir)
+    }
+
+    /// Nobody adds: what lies in `tmp` and `partial` is nobody's.
+    fn sweep_leftovers(&self, freed: &mut Freed) -> Result<()> {
+        for dir in ["tmp", "partial"].map(|d| self.path(d)) {
+            for entry in fs::read_dir(&dir).map_err(Error::at("read", &dir))? {
+                let path = entry.map_err(Error::at("read", &dir))?.path();
+                let lock = path.extension().is_some_and(|e| e == "lock");
+                if remove_any(&path)? && !lock {
+                    freed.leftovers += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes a file or a tree that nobody uses; a container that was half removed may still be served for a moment.
+fn remove_any(path: &Path) -> Result<bool> {
+    let meta = match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        meta => meta.map_err(Error::at("stat", path))?,
+    };
+    let removed = if meta.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    match removed {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        removed => removed.map_err(Error::at("remove", path)).map(|()| true),
+    }
+}

@@ -1,0 +1,243 @@
+//! The store without a mount and without archives.
+
+use std::io::Write;
+
+use oci_spec::image::Digest;
+use serde_json::json;
+
+use super::*;
+use crate::vocab::digest::of;
+
+pub(super) fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store")).unwrap();
+    (dir, store)
+}
+
+/// An image of the layers of these names (bottom first), each with one file in it.
+pub(super) fn image(store: &Store, layers: &[&str], name: Option<&str>) -> Image {
+    let _adding = store.adding().unwrap();
+    let mut descriptors = Vec::new();
+    let mut diff_ids = Vec::new();
+    for layer in layers {
+        let blob = store.put_blob(layer.as_bytes()).unwrap();
+        let build = |tree: &Path| {
+            fs::write(tree.join("file"), layer).unwrap();
+            Ok(LayerInfo { size: layer.len() as u64, entries: 1 })
+        };
+        store.add_layer(&blob, build).unwrap();
+        descriptors.push(json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "size": layer.len(),
+            "digest": blob}));
+        diff_ids.push(blob);
+    }
+    let config = json!({"architecture": "amd64", "os": "linux", "config": {"Cmd": ["sh"]},
+        "rootfs": {"type": "layers", "diff_ids": diff_ids}});
+    let config = serde_json::to_vec(&config).unwrap();
+    let config_digest = store.put_blob(&config).unwrap();
+    let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "size": config.len(),
+            "digest": config_digest}, "layers": descriptors});
+    let manifest = store.put_blob(&serde_json::to_vec(&manifest).unwrap()).unwrap();
+    store.add_image(&manifest, name.map(|n| parse_name(n).unwrap()).as_ref()).unwrap()
+}
+
+fn new_container(image: &Image, name: Option<&str>) -> NewContainer {
+    NewContainer {
+        name: name.map(str::to_owned),
+        image_name: "x".into(),
+        image: image.clone(),
+        process: Process { args: vec!["sh".into()], ..Process::default() },
+        remove: false,
+    }
+}
+
+fn names(store: &Store) -> Vec<(String, Vec<String>)> {
+    let one = |(image, names): (Image, Vec<_>)| {
+        let names = names.iter().map(|n| format!("{}:{}", familiar(n).0, familiar(n).1)).collect();
+        (image.id().to_string(), names)
+    };
+    store.images().unwrap().into_iter().map(one).collect()
+}
+
+#[test]
+fn a_store_is_made_once_and_is_an_oci_layout() {
+    let (dir, store) = store();
+    image(&store, &["a"], Some("a"));
+    let again = Store::open(store.root()).unwrap();
+    assert_eq!(again.images().unwrap().len(), 1);
+    let layout = fs::read_to_string(store.root().join("oci-layout")).unwrap();
+    assert_eq!(layout, r#"{"imageLayoutVersion":"1.0.0"}"#);
+    // Somebody's directory is not taken over, nor is a later version's.
+    let other = dir.path().join("other");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("x"), "").unwrap();
+    assert_eq!(Store::open(&other).unwrap_err().kind(), ErrorKind::Bad);
+    fs::write(store.root().join("version"), "2\n").unwrap();
+    assert!(Store::open(store.root()).unwrap_err().hint().is_some());
+}
+
+#[test]
+fn a_blob_has_the_name_of_its_content_or_is_not_there() {
+    let (_dir, store) = store();
+    let digest = store.put_blob(b"hello").unwrap();
+    assert_eq!((digest.clone(), store.read_blob(&digest).unwrap()), (of(b"hello"), b"hello".to_vec()));
+    let mut wrong = store.new_blob().unwrap();
+    wrong.write_all(b"hullo").unwrap();
+    let error = wrong.finish(Some(&of(b"xyz"))).unwrap_err();
+    assert!(error.to_string().contains(of(b"hullo").as_ref()), "{error}");
+    assert!(!store.has_blob(&of(b"hullo")).unwrap() && !store.has_blob(&of(b"xyz")).unwrap());
+    // Changed behind our back.
+    let path = store.blob_path(&digest).unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "hallo").unwrap();
+    assert_eq!(store.read_blob(&digest).unwrap_err().kind(), ErrorKind::Bad);
+    let sha512: Digest = format!("sha512:{}", "a".repeat(128)).parse().unwrap();
+    assert!(store.has_blob(&sha512).is_err());
+}
+
+#[test]
+fn an_interrupted_blob_goes_on_where_it_ended() {
+    let (_dir, store) = store();
+    let digest = of(b"one and two");
+    let mut first = store.resume_blob(&digest).unwrap();
+    first.write_all(b"one ").unwrap();
+    drop(first);
+    let mut second = store.resume_blob(&digest).unwrap();
+    assert_eq!(second.size(), 4);
+    second.write_all(b"and two").unwrap();
+    assert_eq!(second.finish(Some(&digest)).unwrap(), digest);
+    assert_eq!(store.read_blob(&digest).unwrap(), b"one and two");
+    // What is wrong is not kept to go on with.
+    let mut third = store.resume_blob(&of(b"other")).unwrap();
+    third.write_all(b"wrong").unwrap();
+    third.finish(Some(&of(b"other"))).unwrap_err();
+    assert_eq!(store.resume_blob(&of(b"other")).unwrap().size(), 0);
+    let mut fourth = store.resume_blob(&of(b"abc")).unwrap();
+    fourth.write_all(b"xx").unwrap();
+    fourth.restart().unwrap();
+    fourth.write_all(b"abc").unwrap();
+    fourth.finish(Some(&of(b"abc"))).unwrap();
+}
+
+#[test]
+fn a_name_moves_and_the_image_stays() {
+    let (_dir, store) = store();
+    let a = image(&store, &["a"], Some("app"));
+    let b = image(&store, &["a", "b"], Some("app:latest"));
+    let (a_id, b_id) = (a.id().to_string(), b.id().to_string());
+    assert_eq!(names(&store), [(a_id.clone(), vec![]), (b_id.clone(), vec!["app:latest".to_owned()])]);
+    store.add_image(a.digest(), Some(&parse_name("reg.example:5000/team/app:1").unwrap())).unwrap();
+    let found = names(&store);
+    assert!(found.contains(&(a_id, vec!["reg.example:5000/team/app:1".to_owned()])), "{found:?}");
+    assert_eq!(found.len(), 2);
+    assert_eq!(store.image("docker.io/library/app").unwrap().image, b);
+    assert_eq!(store.image(&b_id).unwrap().image, b);
+    assert_eq!(store.image(&b.id().digest()[..6]).unwrap().image, b);
+    assert_eq!(store.image(&format!("app@{}", b.digest())).unwrap().image, b);
+    store.remove_name(&parse_name("app").unwrap()).unwrap();
+    assert_eq!(store.image("app").unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(store.remove_name(&parse_name("app").unwrap()).unwrap_err().kind(), ErrorKind::NotFound);
+    for bad in ["", "A", "a:b:c", "a b", "../a", &"a".repeat(64)] {
+        assert!(parse_name(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn an_image_that_lacks_something_is_not_added() {
+    let (_dir, store) = store();
+    let a = image(&store, &["a", "b"], None);
+    store.remove_tree(&store.layer_dir(&of(b"b")).unwrap()).unwrap();
+    assert_eq!(store.add_image(a.digest(), None).unwrap_err().kind(), ErrorKind::NotFound);
+    let config = json!({"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}});
+    let config = serde_json::to_vec(&config).unwrap();
+    let manifest = serde_json::to_vec(a.manifest()).unwrap();
+    let error = Image::parse(a.digest().clone(), &manifest, &config).unwrap_err();
+    assert!(error.to_string().contains("0 diff-ids for 2 layers"), "{error}");
+}
+
+#[test]
+fn a_layer_is_built_once_and_not_by_halves() {
+    let (_dir, store) = store();
+    let id = of(b"layer");
+    let failed = store.add_layer(&id, |tree| {
+        fs::write(tree.join("half"), "").unwrap();
+        Err(Error::bad("no"))
+    });
+    assert!(failed.is_err() && store.layer(&id).unwrap().is_none());
+    let built = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|s| {
+        for _ in 0..8 {
+            s.spawn(|| {
+                let build = |tree: &Path| {
+                    built.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    fs::write(tree.join("whole"), "").unwrap();
+                    Ok(LayerInfo { size: 0, entries: 1 })
+                };
+                assert!(store.add_layer(&id, build).unwrap().tree.join("whole").exists());
+            });
+        }
+    });
+    assert_eq!(built.into_inner(), 1);
+}
+
+#[test]
+fn what_nothing_needs_goes_and_all_else_stays() {
+    let (_dir, store) = store();
+    let a = image(&store, &["a"], Some("a"));
+    let b = image(&store, &["a", "b"], Some("b"));
+    let c = image(&store, &["c"], Some("c"));
+    let container = store.create_container(new_container(&c, Some("keeps"))).unwrap();
+    for name in ["b", "c"] {
+        let reference = parse_name(name).unwrap();
+        store.remove_name(&reference).unwrap();
+    }
+    fs::write(store.path("tmp/left"), "").unwrap();
+    let held = store.hold_layers(&store.layers(&[of(b"b")]).unwrap()).unwrap();
+    assert_eq!(store.sweep(true).unwrap().unwrap().layers, 0);
+    drop(held);
+    let freed = store.sweep(true).unwrap().unwrap();
+    assert_eq!((freed.layers, freed.layer_bytes), (1, 1));
+    assert!(store.layer(&of(b"b")).unwrap().is_none() && !store.path("tmp/left").exists());
+    assert!(store.read_image(b.digest()).is_err());
+    assert_eq!(store.image("a").unwrap().image, a);
+    assert_eq!(store.image_layers(&store.read_image(c.digest()).unwrap()).unwrap().len(), 1);
+    store.remove_container(&container, container.take().unwrap()).unwrap();
+    assert_eq!(store.sweep(true).unwrap().unwrap().layers, 1);
+    // Nobody sweeps under somebody who adds.
+    let adding = store.adding().unwrap();
+    assert_eq!(store.sweep(false).unwrap(), None);
+    drop(adding);
+    assert!(store.sweep(false).unwrap().is_some());
+}
+
+#[test]
+fn containers_are_found_by_name_and_id_and_have_one_user() {
+    let (_dir, store) = store();
+    let a = image(&store, &["a"], Some("a"));
+    let one = store.create_container(new_container(&a, Some("one"))).unwrap();
+    let two = store.create_container(new_container(&a, None)).unwrap();
+    assert_eq!(store.containers().unwrap(), [one.clone(), two.clone()]);
+    assert_eq!(store.container("one").unwrap(), one);
+    assert_eq!(store.container(two.short_id()).unwrap(), two);
+    assert_eq!(store.container(&two.record.name).unwrap(), two);
+    assert_eq!(store.container("").unwrap_err().kind(), ErrorKind::NotFound);
+    let taken = store.create_container(new_container(&a, Some("one"))).unwrap_err();
+    assert_eq!(taken.kind(), ErrorKind::Conflict);
+    assert!(store.create_container(new_container(&a, Some("no/way"))).is_err());
+    assert_eq!(one.status().unwrap(), Status::Created);
+    let running = one.take().unwrap();
+    assert_eq!(one.status().unwrap(), Status::Running);
+    assert_eq!(one.take().unwrap_err().kind(), ErrorKind::InUse);
+    let state = State { started: Some("now".into()), exit_code: Some(3), ..State::default() };
+    store.set_state(&one, &state).unwrap();
+    drop(running);
+    assert_eq!((one.status().unwrap(), one.state().unwrap()), (Status::Exited, state));
+    store.remove_container(&one, one.take().unwrap()).unwrap();
+    assert_eq!(store.containers().unwrap(), [two]);
+}
+
+#[test]
+fn json_has_sorted_keys() {
+    let map = std::collections::HashMap::from([("b", 1), ("a", 2), ("c", 3)]);
+    assert_eq!(to_json(&[map]).unwrap(), br#"[{"a":2,"b":1,"c":3}]"#);
+}
