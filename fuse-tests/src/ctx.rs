@@ -34,6 +34,8 @@ pub(crate) struct Ctx {
     before: Option<Vec<Manifest>>,
     mounted: bool,
     onlay: PathBuf,
+    /// What onlay is mounted with.
+    options: Option<String>,
 }
 
 /// What a command said, and how it ended.
@@ -81,7 +83,13 @@ impl Ctx {
             before: None,
             mounted: false,
             onlay,
+            options: None,
         })
+    }
+
+    /// The same, where onlay is mounted with these options.
+    pub(crate) fn with_options(self, options: Option<String>) -> Self {
+        Self { options, ..self }
     }
 
     /// Whether the case may change owners.
@@ -140,6 +148,7 @@ impl Ctx {
             args.extend(["--lower".to_owned(), text(&lower.0)]);
         }
         args.extend(["--upper".to_owned(), text(&self.upper.0), "--work".to_owned(), text(&self.work.0)]);
+        args.extend(self.options.iter().flat_map(|o| ["-o".to_owned(), o.clone()]));
         args.push(text(&self.m.0));
         args
     }

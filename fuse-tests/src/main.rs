@@ -5,6 +5,9 @@ mod case;
 mod cases;
 mod ctx;
 mod manifest;
+/// Counts requests, for bench and for cases alike.
+#[path = "../../bench/src/requests.rs"]
+mod requests;
 mod supervise;
 mod sys;
 mod tools;
@@ -37,6 +40,9 @@ struct Args {
     /// Say what would be run.
     #[arg(long)]
     list: bool,
+    /// Mount onlay with these options of `-o`, too.
+    #[arg(long, value_name = "OPTIONS")]
+    options: Option<String>,
     /// How many cases at a time.
     #[arg(long, default_value_t = 2)]
     jobs: usize,
@@ -67,6 +73,8 @@ enum One {
         dir: PathBuf,
         #[arg(long)]
         onlay: PathBuf,
+        #[arg(long)]
+        options: Option<String>,
     },
     /// Print the manifest of a tree, as seen in a view: path, tab, what it is, NUL.
     #[command(hide = true)]
@@ -76,7 +84,9 @@ enum One {
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
     match args.one {
-        Some(One::One { name, fs, user, dir, onlay }) => return one(&name, fs, user, dir, onlay),
+        Some(One::One { name, fs, user, dir, onlay, options }) => {
+            return one(&name, ctx::Ctx::new(fs, user, &dir, onlay)?.with_options(options));
+        }
         Some(One::Manifest { tree }) => {
             use std::io::Write as _;
             let mut out = std::io::stdout().lock();
@@ -111,16 +121,16 @@ fn main() -> Result<ExitCode> {
     }
     // The long ones first, so that nothing waits for them in the end.
     jobs.sort_by_key(|j| std::cmp::Reverse(j.case.limit));
-    let tally = Site::new(&args.parent, &args.ordinary, &args.norange)?.run(jobs, args.jobs)?;
+    let site = Site::new(&args.parent, &args.ordinary, &args.norange)?;
+    let tally = site.with_options(args.options).run(jobs, args.jobs)?;
     println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
     // Nothing run at all is no success.
     Ok(if tally.failed == 0 && tally.passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn one(name: &str, fs: Fs, user: User, dir: PathBuf, onlay: PathBuf) -> Result<ExitCode> {
+fn one(name: &str, mut cx: ctx::Ctx) -> Result<ExitCode> {
     let case = cases::all().find(|c| c.name == name).with_context(|| format!("no case {name}"))?;
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o022));
-    let mut cx = ctx::Ctx::new(fs, user, &dir, onlay)?;
     let ran = (case.run)(&mut cx);
     let finished = cx.finish();
     if let Some(Skip(why)) = ran.as_ref().err().and_then(|e| e.downcast_ref()) {

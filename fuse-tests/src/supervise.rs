@@ -71,6 +71,8 @@ pub(crate) struct Site {
     norange: String,
     /// What cases are told about programs of others.
     tools: Option<Told>,
+    /// What onlay is mounted with.
+    options: Option<String>,
     /// Why the kernel's union can't be an oracle here.
     no_overlayfs: Option<String>,
 }
@@ -100,11 +102,17 @@ impl Site {
             ordinary: ordinary.to_owned(),
             norange: norange.to_owned(),
             tools: None,
+            options: None,
             no_overlayfs: None,
             dir,
         };
         site.no_overlayfs = site.probe_overlayfs().err().map(|e| format!("no overlayfs here: {e:#}"));
         Ok(site)
+    }
+
+    /// The same, where onlay is mounted with these options.
+    pub(crate) fn with_options(self, options: Option<String>) -> Self {
+        Self { options, ..self }
     }
 
     /// A mount namespace of our own, from which mounts *and unmounts* reach the copies that cases make of it: a copy of
@@ -177,6 +185,7 @@ impl Site {
         let file = File::create(&log)?;
         cmd.args(["one", job.case.name, "--fs", &job.fs.to_string(), "--user", &job.user.to_string(), "--dir"]);
         cmd.arg(&dir).arg("--onlay").arg(self.dir.path().join("onlay"));
+        cmd.args(self.options.iter().flat_map(|o| ["--options", o]));
         cmd.envs(self.tools.as_ref().map(|(name, value)| (name, value)));
         cmd.current_dir("/").stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).process_group(0);
         let mut child = cmd.spawn().with_context(|| format!("{cmd:?}"))?;

@@ -65,6 +65,11 @@ pub(super) fn log(level: log::Level, message: &std::fmt::Arguments<'_>) {
     say(kind, colour, &message.to_string());
 }
 
+/// Something worth knowing on stderr, for those who asked.
+pub(super) fn note(message: impl Display) {
+    say("", AnsiColor::Green, &message.to_string());
+}
+
 fn say(kind: &str, colour: AnsiColor, message: &str) {
     let style = style(colour);
     line(format_args!("{style}onlay:{} {kind}{message}", style.render_reset()));

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use nix::sys::signal::{SigSet, Signal};
 
 use super::daemon::{Ready, in_background};
-use super::error::Error;
+use super::error::{Error, note};
 use super::layers::{Opened, prefix_without_upper};
 use super::limits::raise_open_files;
 use super::options::Settings;
@@ -32,6 +32,8 @@ Options of -o:
   lowerdir=A:B  lowerdir+=A  upperdir=DIR  workdir=DIR  ro  timeout=SECONDS (layers that change
   meanwhile)  userxattr (user.overlay.* marks though you are root)  allow_other  nosuid  nodev
   noexec  fsname=NAME
+What saves requests, each on, off or auto; -v says what was chosen and why:
+  negative_entries  no_open  dir_cache  killpriv  readahead=KIB
 
 Log more with ONLAY_LOG=debug and --foreground.")]
 pub(super) struct Args {
@@ -50,6 +52,9 @@ pub(super) struct Args {
     /// Stay in the foreground; ^C unmounts
     #[arg(short, long)]
     foreground: bool,
+    /// Say on stderr which mechanisms save requests here, and why not
+    #[arg(short, long)]
+    verbose: bool,
     /// Where the merged view appears
     mountpoint: PathBuf,
 }
@@ -62,6 +67,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
     settings.given.lowers.splice(0..0, args.lower);
     settings.given.upper = args.upper.or(settings.given.upper);
     settings.given.work = args.work.or(settings.given.work);
+    settings.verbose = args.verbose;
     mount(&settings, &args.mountpoint, args.foreground)
 }
 
@@ -115,6 +121,11 @@ fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result
         }
     };
     let session = Session::new(mount, overlay.clone(), &settings.tuning)?;
+    if settings.verbose {
+        for chosen in session.mechanisms() {
+            note(chosen);
+        }
+    }
     let stopper = session.stopper();
     let served = session.spawn()?;
     if let Some(ready) = ready

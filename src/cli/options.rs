@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::error::Error;
 use super::layers::Given;
-use crate::fuse::{Attrs, Options, Tuning};
+use crate::fuse::{Attrs, Options, Readahead, Tuning, Wish};
 use crate::vocab::dialect::{PRIVILEGED_STORED_STAT, Prefix, STORED_STAT};
 use crate::vocab::ids::{IdMap, IdMaps};
 
@@ -27,6 +27,8 @@ pub(super) struct Settings {
     pub(super) stored_owners: Option<&'static [u8]>,
     /// How long to wait for another daemon to let go of the upper.
     pub(super) patience: Duration,
+    /// Tell which mechanisms were chosen.
+    pub(super) verbose: bool,
 }
 
 /// Accepted in silence: how it always is, or a hint for speed that has no meaning here.
@@ -72,6 +74,7 @@ impl Default for Settings {
             stored_owners: None,
             // A daemon that was just unmounted writes what it has.
             patience: Duration::from_secs(2),
+            verbose: false,
         }
     }
 }
@@ -119,6 +122,11 @@ impl Settings {
             "exec" => self.mount.exec = true,
             "noexec" => self.mount.exec = false,
             "volatile" => self.volatile = true,
+            "negative_entries" => self.tuning.wishes.negative_entries = wish(name, value)?,
+            "no_open" => self.tuning.wishes.no_open = wish(name, value)?,
+            "dir_cache" => self.tuning.wishes.dir_cache = wish(name, value)?,
+            "killpriv" => self.tuning.wishes.killpriv = wish(name, value)?,
+            "readahead" => self.tuning.wishes.readahead = readahead(needed()?)?,
             "static_nlink" => self.tuning.static_nlink = true,
             "noxattrs" => self.tuning.attrs = Attrs::None,
             // Whichever comes first, the stricter one stays.
@@ -151,6 +159,30 @@ fn stored_owners(value: &[u8]) -> Result<Option<&'static [u8]>, Error> {
         other => Err(Error::new(format!("option xattr_permissions={}", String::from_utf8_lossy(other)))
             .hint("0, 1 (security.fuseoverlayfs.override_stat) or 2 (user.containers.override_stat)")),
     }
+}
+
+/// `on`, `off` or `auto`; the name alone says `on`.
+fn wish(name: &str, value: Option<&[u8]>) -> Result<Wish, Error> {
+    match value {
+        None | Some(b"on" | b"1" | b"yes") => Ok(Wish::On),
+        Some(b"off" | b"0" | b"no") => Ok(Wish::Off),
+        Some(b"auto") => Ok(Wish::Auto),
+        Some(other) => Err(Error::new(format!("option {name}={}: not a choice", String::from_utf8_lossy(other)))
+            .hint(format!("on, off or auto: -o {name}=off"))),
+    }
+}
+
+fn readahead(value: &[u8]) -> Result<Readahead, Error> {
+    match value {
+        b"auto" => return Ok(Readahead::Auto),
+        b"off" => return Ok(Readahead::Kernel),
+        _ => {}
+    }
+    let words = String::from_utf8_lossy(value);
+    words.parse().map(Readahead::KiB).map_err(|_| {
+        Error::new(format!("option readahead={words}: not a number of KiB"))
+            .hint("for example -o readahead=1024; off leaves it to the kernel")
+    })
 }
 
 fn id_map(name: &str, value: &[u8]) -> Result<IdMap, Error> {
@@ -244,8 +276,16 @@ mod tests {
     }
 
     #[test]
+    fn wishes() {
+        let s = taken("no_open=off,dir_cache=0,killpriv,readahead=512");
+        let w = s.tuning.wishes;
+        assert_eq!((w.no_open, w.dir_cache, w.killpriv), (Wish::Off, Wish::Off, Wish::On));
+        assert_eq!((w.negative_entries, w.readahead), (Wish::Auto, Readahead::KiB(512)));
+    }
+
+    #[test]
     fn a_bad_value_is_an_error() {
-        for words in ["timeout=soon", "timeout=-1", "upperdir=", "lowerdir"] {
+        for words in ["timeout=soon", "timeout=-1", "upperdir=", "lowerdir", "no_open=perhaps", "readahead=far"] {
             assert!(Settings::default().take(OsStr::new(words)).is_err(), "{words}");
         }
     }

@@ -4,13 +4,14 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    Request, TimeOrNow, WriteFlags,
 };
 
 use super::convert::{attr, errno, file_type, rdev, set_time};
@@ -20,12 +21,9 @@ use crate::vocab::Result;
 
 const GENERATION: Generation = Generation(0);
 
-/// Offered by the kernel, and wrong in fuser 0.18: a panic, set-id bits that survive, requests that never come, and ids
-/// that are not mapped.
-const BROKEN: InitFlags = InitFlags::FUSE_SETXATTR_EXT
-    .union(InitFlags::FUSE_HANDLE_KILLPRIV_V2)
-    .union(InitFlags::FUSE_OVER_IO_URING)
-    .union(InitFlags::FUSE_ALLOW_IDMAP);
+/// Offered by the kernel, and wrong in fuser 0.18: a panic, requests that never come, and ids that are not mapped.
+const BROKEN: InitFlags =
+    InitFlags::FUSE_SETXATTR_EXT.union(InitFlags::FUSE_OVER_IO_URING).union(InitFlags::FUSE_ALLOW_IDMAP);
 
 thread_local! {
     /// One buffer for each thread that answers, as big as the biggest read so far: a new one of more than 128 KiB would
@@ -35,7 +33,7 @@ thread_local! {
 
 /// The union as fuser wants it.
 #[derive(Debug)]
-pub(super) struct Shim(pub(super) Ops);
+pub(super) struct Shim(pub(super) Arc<Ops>);
 
 impl Shim {
     fn entry(&self, found: Result<Attr>, reply: ReplyEntry) {
@@ -122,7 +120,7 @@ impl Filesystem for Shim {
 
     fn setattr(
         &self,
-        _: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -139,7 +137,7 @@ impl Filesystem for Shim {
         reply: ReplyAttr,
     ) {
         let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
-        self.attr(guarded("setattr", || self.0.setattr(ino.0, &set)), reply);
+        self.attr(guarded("setattr", || self.0.setattr(req.pid(), ino.0, &set)), reply);
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
@@ -191,7 +189,11 @@ impl Filesystem for Shim {
     }
 
     fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.error(fuser::Errno::ENOSYS);
+        if self.0.answers_open() {
+            reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+        } else {
+            reply.error(fuser::Errno::ENOSYS);
+        }
     }
 
     fn read(
@@ -241,7 +243,11 @@ impl Filesystem for Shim {
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.error(fuser::Errno::ENOSYS);
+        if self.0.answers_opendir() {
+            reply.opened(FileHandle(0), FopenFlags::empty());
+        } else {
+            reply.error(fuser::Errno::ENOSYS);
+        }
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {

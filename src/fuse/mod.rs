@@ -7,12 +7,16 @@
 mod by_fuser;
 mod convert;
 mod error;
+mod mechanisms;
 pub mod mount;
 mod mountinfo;
 mod ops;
+mod readahead;
 pub mod session;
+mod set_id;
 
 pub use error::Error;
+pub use mechanisms::{Chosen, Readahead, Wish, Wishes};
 pub use mount::{Mount, Mountpoint, Options};
 pub use mountinfo::{is_idmapped, type_on};
 pub use session::{Attrs, Session, Tuning};

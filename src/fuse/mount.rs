@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags};
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg, socketpair,
@@ -125,6 +125,15 @@ impl Unmount {
         &self.path
     }
 
+    /// Major and minor number of the mounted file system, which are known without an answer from us.
+    pub(super) fn device_number(&self) -> io::Result<(u32, u32)> {
+        let st = stat_mount(&self.path)?;
+        if self.id != Some(MountId(st.stx_mnt_id)) {
+            return Err(rustix::io::Errno::STALE.into());
+        }
+        Ok((st.stx_dev_major, st.stx_dev_minor))
+    }
+
     /// Detaches the mount (`MNT_DETACH`) if it is still the one on its path; requests of its last users still come.
     pub(super) fn detach(&self) {
         if self.id.is_none() || mount_id(&self.path).ok() != self.id {
@@ -167,9 +176,13 @@ fn resolve(path: &Path) -> Result<PathBuf, Error> {
 }
 
 fn mount_id(path: &Path) -> rustix::io::Result<MountId> {
+    stat_mount(path).map(|st| MountId(st.stx_mnt_id))
+}
+
+/// What the kernel knows of a mount without asking its daemon.
+fn stat_mount(path: &Path) -> rustix::io::Result<Statx> {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-    let st = rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::MNT_ID)?;
-    Ok(MountId(st.stx_mnt_id))
+    rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::MNT_ID)
 }
 
 fn mount_directly(path: &Path, device: OwnedFd, options: &Options) -> io::Result<OwnedFd> {

@@ -7,9 +7,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Attrs, PID_ATTR, SYNC_ATTR, Tuning};
+use super::mechanisms::{Chosen, Wish, Wishes, why};
+use super::{Attrs, PID_ATTR, SYNC_ATTR, Tuning, set_id};
 use crate::overlay::{Attr, Caller, Overlay, ROOT, SetAttr};
 use crate::vocab::{Errno, Kind, Result, Space, Stat, Timestamp};
 
@@ -38,6 +40,7 @@ pub(super) mod feature {
     pub(in crate::fuse) const POSIX_ACL: u64 = 1 << 20;
     pub(in crate::fuse) const CACHE_SYMLINKS: u64 = 1 << 23;
     pub(in crate::fuse) const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
+    pub(in crate::fuse) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
 }
 
 /// What we ask of the kernel where it can.
@@ -53,6 +56,7 @@ const WANTED: u64 = feature::ASYNC_READ
     | feature::CACHE_SYMLINKS
     | feature::NO_OPEN_SUPPORT
     | feature::NO_OPENDIR_SUPPORT
+    | feature::HANDLE_KILLPRIV_V2
     | feature::ASYNC_DIO;
 
 /// An attribute's value, or its size for who asked for that (getxattr(2) with size 0).
@@ -79,17 +83,77 @@ pub(super) struct Ops {
     pub(super) ttl: Duration,
     attrs: Attrs,
     static_nlink: bool,
+    wishes: Wishes,
+    /// The [features](feature) that both sides know.
+    agreed: AtomicU64,
 }
 
 impl Ops {
     pub(super) fn new(overlay: Arc<Overlay>, tuning: &Tuning) -> Self {
-        Self { overlay, ttl: tuning.ttl, attrs: tuning.attrs, static_nlink: tuning.static_nlink }
+        Self {
+            overlay,
+            ttl: tuning.ttl,
+            attrs: tuning.attrs,
+            static_nlink: tuning.static_nlink,
+            wishes: tuning.wishes,
+            agreed: AtomicU64::new(0),
+        }
     }
 
     /// The [features](feature) to ask of a kernel that offers these.
     pub(super) fn features(&self, offered: u64) -> u64 {
-        let without = if self.attrs == Attrs::All { 0 } else { feature::POSIX_ACL };
-        WANTED & offered & !without
+        let mut unwanted = 0;
+        for (feature, wanted) in [
+            (feature::POSIX_ACL, self.attrs == Attrs::All),
+            (feature::HANDLE_KILLPRIV_V2, self.wishes.killpriv.or(true)),
+            (feature::NO_OPEN_SUPPORT, self.wishes.no_open.or(true)),
+            (feature::NO_OPENDIR_SUPPORT, self.wishes.dir_cache.or(true)),
+        ] {
+            unwanted |= if wanted { 0 } else { feature };
+        }
+        let agreed = WANTED & offered & !unwanted;
+        self.agreed.store(agreed, Ordering::Relaxed);
+        agreed
+    }
+
+    fn uses(&self, feature: u64) -> bool {
+        self.agreed.load(Ordering::Relaxed) & feature != 0
+    }
+
+    /// Whether opening a file is answered: else not at all (`ENOSYS`), and the kernel never asks again.
+    pub(super) fn answers_open(&self) -> bool {
+        !self.uses(feature::NO_OPEN_SUPPORT)
+    }
+
+    /// The same for directories.
+    pub(super) fn answers_opendir(&self) -> bool {
+        !self.uses(feature::NO_OPENDIR_SUPPORT)
+    }
+
+    /// What was chosen, once the first request has been answered.
+    pub(super) fn mechanisms(&self) -> Vec<Chosen> {
+        let line = |name, wish, feature, best| {
+            let on = self.uses(feature);
+            let hindered = if on || wish == Wish::Off { None } else { Some("the kernel does not offer it") };
+            Chosen::new(name, on, why(wish, hindered, best))
+        };
+        let w = &self.wishes;
+        let keeps = self.keeps_absent();
+        vec![
+            Chosen::new("negative_entries", keeps, why(w.negative_entries, None, "all change goes through this mount")),
+            line("no_open", w.no_open, feature::NO_OPEN_SUPPORT, "opening and closing a file cost no request"),
+            line("dir_cache", w.dir_cache, feature::NO_OPENDIR_SUPPORT, "listing a directory again costs no request"),
+            line(
+                "killpriv",
+                w.killpriv,
+                feature::HANDLE_KILLPRIV_V2,
+                "no question about capabilities before each write",
+            ),
+        ]
+    }
+
+    fn keeps_absent(&self) -> bool {
+        self.wishes.negative_entries.or(!self.ttl.is_zero())
     }
 
     /// The last words: nothing is asked any more.
@@ -118,7 +182,7 @@ impl Ops {
     pub(super) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Attr>> {
         match self.overlay.lookup(parent, name) {
             Ok(attr) => Ok(Some(self.told(attr))),
-            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOENT) if self.keeps_absent() => Ok(None),
             Err(e) => Err(e),
         }
     }
@@ -131,8 +195,21 @@ impl Ops {
         self.overlay.getattr(ino).map(|a| self.told(a))
     }
 
-    pub(super) fn setattr(&self, ino: u64, set: &SetAttr) -> Result<Attr> {
-        self.overlay.setattr(ino, set).map(|a| self.told(a))
+    /// On behalf of the thread `pid`.
+    pub(super) fn setattr(&self, pid: u32, ino: u64, set: &SetAttr) -> Result<Attr> {
+        let mut set = *set;
+        let nothing = set == SetAttr::default();
+        if self.uses(feature::HANDLE_KILLPRIV_V2) && (nothing || set.size.is_some()) {
+            let now = self.overlay.getattr(ino)?;
+            let left = if now.stat.kind == Kind::File { set_id::without(now.stat.mode) } else { None };
+            match left {
+                Some(_) if !nothing && set_id::may_keep(pid) => {}
+                Some(mode) => set.mode = Some(mode),
+                None if nothing => return Ok(self.told(now)),
+                None => {}
+            }
+        }
+        self.overlay.setattr(ino, &set).map(|a| self.told(a))
     }
 
     pub(super) fn readlink(&self, ino: u64) -> Result<Vec<u8>> {

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use fuser::{Config, SessionACL};
 
-use super::Error;
 use super::by_fuser::Shim;
+use super::mechanisms::{Chosen, Wishes};
 use super::mount::{Mount, Unmount, hides_device};
 use super::ops::Ops;
+use super::{Error, readahead};
 use crate::overlay::Overlay;
 
 /// What can be tuned.
@@ -23,6 +24,8 @@ pub struct Tuning {
     pub attrs: Attrs,
     /// Every directory has one link: for disks where counting them is slow.
     pub static_nlink: bool,
+    /// What is asked of the mechanisms that save requests and copies.
+    pub wishes: Wishes,
 }
 
 /// Which extended attributes programs may use.
@@ -54,7 +57,13 @@ const FOR_EVER: Duration = Duration::from_secs(1 << 40);
 impl Default for Tuning {
     fn default() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { ttl: FOR_EVER, threads: (2 * cpus).clamp(2, 16), attrs: Attrs::All, static_nlink: false }
+        Self {
+            ttl: FOR_EVER,
+            threads: (2 * cpus).clamp(2, 16),
+            attrs: Attrs::All,
+            static_nlink: false,
+            wishes: Wishes::default(),
+        }
     }
 }
 
@@ -63,6 +72,7 @@ impl Default for Tuning {
 pub struct Session {
     fuser: fuser::Session<Shim>,
     unmount: Unmount,
+    mechanisms: Vec<Chosen>,
 }
 
 impl Session {
@@ -77,13 +87,23 @@ impl Session {
         config.acl = SessionACL::All;
         config.n_threads = Some(tuning.threads.max(1));
         config.clone_fd = !hides_device(unmount.path());
-        match fuser::Session::from_fd(Shim(Ops::new(overlay, tuning)), device, SessionACL::All, config) {
-            Ok(fuser) => Ok(Self { fuser, unmount }),
+        let ops = Arc::new(Ops::new(overlay, tuning));
+        match fuser::Session::from_fd(Shim(ops.clone()), device, SessionACL::All, config) {
+            Ok(fuser) => {
+                let mut mechanisms = ops.mechanisms();
+                mechanisms.push(readahead::set(unmount.device_number(), tuning.wishes.readahead));
+                Ok(Self { fuser, unmount, mechanisms })
+            }
             Err(e) => {
                 unmount.detach();
                 Err(Error::Session(e))
             }
         }
+    }
+
+    /// What saves requests and copies in this session, and what does not, with reasons.
+    pub fn mechanisms(&self) -> &[Chosen] {
+        &self.mechanisms
     }
 
     /// What ends the session from outside.
