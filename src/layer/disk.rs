@@ -20,6 +20,9 @@ use crate::vocab::{Access, Errno, Kind, Result, SetTime, Space, Stat, Timestamp}
 
 const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
 
+/// A path that stays where it is meant to be.
+const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_SYMLINKS);
+
 /// An object on disk, held by an `O_PATH` descriptor.
 #[derive(Clone, Debug)]
 pub struct Object {
@@ -109,6 +112,19 @@ impl Object {
     }
 
     pub(super) fn open_file(&self, name: &[u8], access: Access) -> Result<Data> {
+        self.open_data(name, access, |flags| match name {
+            b"" => rfs::open(self.proc_path(), flags, Mode::empty()),
+            name => rfs::openat(&*self.fd, os(name), flags | OFlags::NOFOLLOW, Mode::empty()),
+        })
+    }
+
+    /// Opens the regular file at `path`, which must lie beneath this directory, to read; no link is followed.
+    pub(super) fn open_file_beneath(&self, path: &[u8]) -> Result<Data> {
+        let open = |flags| rfs::openat2(&*self.fd, os(path), flags, Mode::empty(), BENEATH);
+        self.open_data(path, Access::Read, open)
+    }
+
+    fn open_data(&self, name: &[u8], access: Access, open: impl Fn(OFlags) -> Result<OwnedFd>) -> Result<Data> {
         let (flags, bits) = match access {
             Access::Read => (OFlags::RDONLY, 0o400),
             Access::ReadWrite => {
@@ -117,16 +133,9 @@ impl Object {
             }
         };
         let flags = flags | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-        let open = |extra: OFlags| {
-            if name.is_empty() {
-                rfs::open(self.proc_path(), flags | extra, Mode::empty())
-            } else {
-                rfs::openat(&*self.fd, os(name), flags | extra | OFlags::NOFOLLOW, Mode::empty())
-            }
-        };
         // Reading must not move the access times of a layer; O_NOATIME is for owners only.
-        let quiet = || match open(OFlags::NOATIME) {
-            Err(Errno::PERM) => open(OFlags::empty()),
+        let quiet = || match open(flags | OFlags::NOATIME) {
+            Err(Errno::PERM) => open(flags),
             r => r,
         };
         let fd = match quiet() {
@@ -177,7 +186,7 @@ impl Object {
             let entry = entry?;
             let name = entry.file_name().to_bytes();
             if name != b"." && name != b".." {
-                each(Listed { name, ino: entry.ino(), kind: kind_of(entry.file_type()) });
+                each(Listed { name, ino: entry.ino(), kind: kind_of(entry.file_type()), dev: None });
             }
         }
         Ok(())
@@ -391,8 +400,8 @@ impl Object {
     /// Those of openat2(2); `ELOOP` for a link, `EXDEV` for a path that climbs out.
     pub fn open_beneath(&self, path: &[u8]) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_SYMLINKS;
-        Ok(self.child(rfs::openat2(&*self.fd, os(path), flags, Mode::empty(), resolve)?))
+        let path = if path.is_empty() { b"." } else { path };
+        Ok(self.child(rfs::openat2(&*self.fd, os(path), flags, Mode::empty(), BENEATH)?))
     }
 
     fn proc_path(&self) -> String {

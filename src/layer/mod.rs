@@ -4,10 +4,11 @@
 //! own object** (as `AT_EMPTY_PATH` does), so that an object that was unlinked can still be worked on. Names are single
 //! components, never `.` or `..`; nothing here follows a symbolic link.
 //!
-//! [`disk`] is the real thing, on file descriptors. [`mem`] is a tree in memory with the same answers, in which the
-//! union is tested without touching a disk.
+//! [`disk`] is the real thing, on file descriptors. [`index`] is the merged tree of some of those, prepared in one file.
+//! [`mem`] is a tree in memory with the same answers, in which the union is tested without touching a disk.
 
 pub mod disk;
+pub mod index;
 pub mod mem;
 
 use crate::vocab::handle::FileHandle;
@@ -35,6 +36,8 @@ pub struct Listed<'a> {
     pub ino: u64,
     /// Its kind, where the file system tells it without a stat.
     pub kind: Option<Kind>,
+    /// Its device number, where it need not be its directory's.
+    pub dev: Option<u64>,
 }
 
 /// An object of a tree: most often a directory, or whatever [`Handle::pin`] caught.
@@ -44,6 +47,8 @@ pub enum Handle {
     Disk(disk::Object),
     /// In memory.
     Mem(mem::Object),
+    /// In an image index: never writable.
+    Index(index::Object),
 }
 
 /// A regular file opened for its data.
@@ -55,12 +60,38 @@ pub enum File {
     Mem(mem::Data),
 }
 
+fn names(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.split(|b| *b == b'/').filter(|n| !n.is_empty())
+}
+
 /// Calls the same method on whichever tree it is.
 macro_rules! on {
     ($enum:ident, $self:expr, $o:ident => $e:expr) => {
         match $self {
             $enum::Disk($o) => $e,
             $enum::Mem($o) => $e,
+        }
+    };
+}
+
+/// The same for a look at an object, which an image index answers, too.
+macro_rules! look {
+    ($self:expr, $o:ident => $e:expr) => {
+        match $self {
+            Handle::Disk($o) => $e,
+            Handle::Mem($o) => $e,
+            Handle::Index($o) => $e,
+        }
+    };
+}
+
+/// The same for a change of an object.
+macro_rules! change {
+    ($self:expr, $o:ident => $e:expr) => {
+        match $self {
+            Handle::Disk($o) => $e,
+            Handle::Mem($o) => $e,
+            Handle::Index(_) => Err(crate::vocab::Errno::ROFS),
         }
     };
 }
@@ -83,6 +114,7 @@ impl Handle {
         Ok(match self {
             Self::Disk(o) => Self::Disk(o.open_dir(name)?),
             Self::Mem(o) => Self::Mem(o.open_dir(name)?),
+            Self::Index(o) => Self::Index(o.open_dir(name)?),
         })
     }
 
@@ -91,6 +123,7 @@ impl Handle {
         Ok(match self {
             Self::Disk(o) => Self::Disk(o.pin(name)?),
             Self::Mem(o) => Self::Mem(o.pin(name)?),
+            Self::Index(o) => Self::Index(o.pin(name)?),
         })
     }
 
@@ -99,7 +132,35 @@ impl Handle {
         Ok(match self {
             Self::Disk(o) => File::Disk(o.open_file(name, access)?),
             Self::Mem(o) => File::Mem(o.open_file(name, access)?),
+            Self::Index(o) => o.open_file(name, access)?,
         })
+    }
+
+    /// Opens the directory at `path`, which lies beneath this one; no link is followed. For paths that were looked at
+    /// once; names are followed one by one otherwise.
+    pub fn beneath(&self, path: &[u8]) -> Result<Self> {
+        match self {
+            Self::Disk(o) => o.open_beneath(path).map(Self::Disk),
+            _ => names(path).try_fold(self.clone(), |dir, name| dir.open_dir(name)),
+        }
+    }
+
+    /// Opens the regular file at `path` to read, as [`beneath`](Self::beneath) finds directories.
+    pub fn open_beneath(&self, path: &[u8]) -> Result<File> {
+        match self {
+            Self::Disk(o) => o.open_file_beneath(path).map(File::Disk),
+            _ => {
+                let mut at = self.clone();
+                let mut names = names(path).peekable();
+                while let Some(name) = names.next() {
+                    if names.peek().is_none() {
+                        return at.open_file(name, Access::Read);
+                    }
+                    at = at.open_dir(name)?;
+                }
+                Err(crate::vocab::Errno::ISDIR)
+            }
+        }
     }
 
     /// Makes a new regular file with the permission bits of `mode` (no umask applies) and opens it to read and write.
@@ -108,37 +169,38 @@ impl Handle {
         Ok(match self {
             Self::Disk(o) => File::Disk(o.create(name, mode)?),
             Self::Mem(o) => File::Mem(o.create(name, mode)?),
+            Self::Index(_) => return Err(crate::vocab::Errno::ROFS),
         })
     }
 
     /// statx(2), no link followed.
     pub fn stat(&self, name: &[u8]) -> Result<Stat> {
-        on!(Self, self, o => o.stat(name))
+        look!(self, o => o.stat(name))
     }
 
     /// Calls `each` for every entry of the handle's directory, in no order that means anything.
     pub fn list(&self, each: &mut dyn FnMut(Listed<'_>)) -> Result<()> {
-        on!(Self, self, o => o.list(each))
+        look!(self, o => o.list(each))
     }
 
     /// readlinkat(2): the target's bytes.
     pub fn readlink(&self, name: &[u8]) -> Result<Vec<u8>> {
-        on!(Self, self, o => o.readlink(name))
+        look!(self, o => o.readlink(name))
     }
 
     /// mkdirat(2) with the permission bits of `mode` (no umask applies).
     pub fn mkdir(&self, name: &[u8], mode: u32) -> Result<()> {
-        on!(Self, self, o => o.mkdir(name, mode))
+        change!(self, o => o.mkdir(name, mode))
     }
 
     /// mknodat(2): a fifo, socket, device or empty regular file.
     pub fn mknod(&self, name: &[u8], kind: Kind, mode: u32, rdev: u64) -> Result<()> {
-        on!(Self, self, o => o.mknod(name, kind, mode, rdev))
+        change!(self, o => o.mknod(name, kind, mode, rdev))
     }
 
     /// symlinkat(2).
     pub fn symlink(&self, target: &[u8], name: &[u8]) -> Result<()> {
-        on!(Self, self, o => o.symlink(target, name))
+        change!(self, o => o.symlink(target, name))
     }
 
     /// linkat(2): another name for `name`; with the empty name, for the pinned object itself.
@@ -153,75 +215,75 @@ impl Handle {
 
     /// unlinkat(2) of a non-directory.
     pub fn unlink(&self, name: &[u8]) -> Result<()> {
-        on!(Self, self, o => o.unlink(name))
+        change!(self, o => o.unlink(name))
     }
 
     /// unlinkat(2) of an empty directory.
     pub fn rmdir(&self, name: &[u8]) -> Result<()> {
-        on!(Self, self, o => o.rmdir(name))
+        change!(self, o => o.rmdir(name))
     }
 
     /// fchownat(2); `None` leaves an id as it is.
     pub fn chown(&self, name: &[u8], uid: Option<u32>, gid: Option<u32>) -> Result<()> {
-        on!(Self, self, o => o.chown(name, uid, gid))
+        change!(self, o => o.chown(name, uid, gid))
     }
 
     /// fchmodat2(2) with `AT_SYMLINK_NOFOLLOW`: the bits 07777.
     pub fn chmod(&self, name: &[u8], mode: u32) -> Result<()> {
-        on!(Self, self, o => o.chmod(name, mode))
+        change!(self, o => o.chmod(name, mode))
     }
 
     /// utimensat(2).
     pub fn utimens(&self, name: &[u8], atime: SetTime, mtime: SetTime) -> Result<()> {
-        on!(Self, self, o => o.utimens(name, atime, mtime))
+        change!(self, o => o.utimens(name, atime, mtime))
     }
 
     /// lgetxattr(2): the value, or `None` if there is no such attribute (or the file system has none at all).
     pub fn getxattr(&self, name: &[u8], attr: &[u8]) -> Result<Option<Vec<u8>>> {
-        on!(Self, self, o => o.getxattr(name, attr))
+        look!(self, o => o.getxattr(name, attr))
     }
 
     /// llistxattr(2): the names; none if the file system has no attributes.
     pub fn listxattr(&self, name: &[u8]) -> Result<Vec<Vec<u8>>> {
-        on!(Self, self, o => o.listxattr(name))
+        look!(self, o => o.listxattr(name))
     }
 
     /// lsetxattr(2); `flags` are `XATTR_CREATE` and `XATTR_REPLACE`.
     pub fn setxattr(&self, name: &[u8], attr: &[u8], value: &[u8], flags: i32) -> Result<()> {
-        on!(Self, self, o => o.setxattr(name, attr, value, flags))
+        change!(self, o => o.setxattr(name, attr, value, flags))
     }
 
     /// lremovexattr(2); `ENODATA` if there is no such attribute.
     pub fn removexattr(&self, name: &[u8], attr: &[u8]) -> Result<()> {
-        on!(Self, self, o => o.removexattr(name, attr))
+        change!(self, o => o.removexattr(name, attr))
     }
 
     /// name_to_handle_at(2): what names this inode for ever; `None` where the file system has no such thing.
     pub fn file_handle(&self, name: &[u8]) -> Result<Option<FileHandle>> {
-        on!(Self, self, o => o.file_handle(name))
+        look!(self, o => o.file_handle(name))
     }
 
     /// statfs(2) of the file system the handle is on.
     pub fn space(&self) -> Result<Space> {
-        on!(Self, self, o => o.space())
+        look!(self, o => o.space())
     }
 
     /// Whether the handle is on a file system that shows the kernel rather than files (proc, sysfs, cgroup, ..).
     pub fn is_pseudo(&self) -> Result<bool> {
         match self {
             Self::Disk(o) => o.is_pseudo(),
-            Self::Mem(_) => Ok(false),
+            Self::Mem(_) | Self::Index(_) => Ok(false),
         }
     }
 
     /// fsync(2) of the handle's directory.
     pub fn sync(&self) -> Result<()> {
-        on!(Self, self, o => o.sync())
+        change!(self, o => o.sync())
     }
 
     /// syncfs(2) of the file system the handle is on.
     pub fn sync_all(&self) -> Result<()> {
-        on!(Self, self, o => o.sync_all())
+        change!(self, o => o.sync_all())
     }
 }
 

@@ -16,6 +16,7 @@
 //! | [`attr`], [`xattr`], [`file`] | changes of everything else |
 //! | [`changes`](changes()) | what an upper changes |
 //! | [`setup`] | from directories to a union, or a reason why not |
+//! | [`image_index`] | the lower layers as one, prepared in a file |
 //!
 //! # Locks, on one page
 //! - Layers are immutable while mounted: no lock.
@@ -33,6 +34,7 @@ mod copy_up;
 mod create;
 mod error;
 mod file;
+mod image_index;
 mod inodes;
 mod lookup;
 mod node;
@@ -54,6 +56,7 @@ use crate::vocab::{Kind, SetTime, Stat};
 
 pub use changes::{Change, How, changes};
 pub use error::Error;
+pub use image_index::build_index;
 pub use inodes::ROOT;
 pub use setup::marked_prefix;
 
@@ -109,6 +112,8 @@ pub struct Config {
     pub open_files: usize,
     /// The upper need not survive a crash: nothing is synced, whoever asks.
     pub volatile: bool,
+    /// The image index of the lower layers; where it is not theirs, or damaged, they are read themselves.
+    pub index: Option<std::path::PathBuf>,
 }
 
 impl Default for Config {
@@ -126,6 +131,7 @@ impl Default for Config {
             marked_bottom: true,
             open_files: 512,
             volatile: false,
+            index: None,
         }
     }
 }

@@ -165,11 +165,7 @@ impl Overlay {
         if node.has_upper() {
             self.list_upper(node, &mut listing, &mut hidden)?;
         }
-        for dir in node.lower_dirs() {
-            if !dir.closed {
-                self.list_lower(&dir, &mut listing, &mut hidden)?;
-            }
-        }
+        self.list_lowers(&node.lower_dirs(), &mut listing, &mut hidden)?;
         let listing = Arc::new(Listing { weight: listing.0.len(), entries: RwLock::new(listing) });
         self.listings.insert(node.id, listing.clone());
         Ok(listing)
@@ -207,12 +203,27 @@ impl Overlay {
         Ok(())
     }
 
+    /// Names that these lower directories show together, sorted.
+    pub(super) fn lower_names(&self, dirs: &[Arc<LowerDir>]) -> Result<Vec<Box<[u8]>>> {
+        let mut listing = Entries::default();
+        self.list_lowers(dirs, &mut listing, &mut HashSet::new())?;
+        let mut names: Vec<_> = listing.0.into_keys().map(|(_, name)| name).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    fn list_lowers(&self, dirs: &[Arc<LowerDir>], listing: &mut Entries, hidden: &mut HashSet<Vec<u8>>) -> Result<()> {
+        dirs.iter().filter(|dir| !dir.closed).try_for_each(|dir| self.list_lower(dir, listing, hidden))
+    }
+
     fn list_lower(&self, lower: &Arc<LowerDir>, listing: &mut Entries, hidden: &mut HashSet<Vec<u8>>) -> Result<()> {
         let dir = self.lower_handle(lower)?;
         let stored = self.layers[lower.layer].stored_owners;
         // What this layer's own whiteouts hide is hidden below it only.
         let mut below = Vec::new();
-        for (name, ino, kind) in entries(&dir)? {
+        let mut all = Vec::new();
+        dir.list(&mut |e| all.push((e.name.to_vec(), (e.dev.unwrap_or(lower.dev), e.ino), e.kind)))?;
+        for (name, object, kind) in all {
             if self.config.aufs {
                 match dialect::aufs(&name) {
                     Aufs::Plain => {}
@@ -224,7 +235,7 @@ impl Overlay {
                 }
             }
             let key = (self.cookie(&name), name.clone().into());
-            if hidden.contains(&name) || listing.0.contains_key(&key) || self.config.hide.contains(&(lower.dev, ino)) {
+            if hidden.contains(&name) || listing.0.contains_key(&key) || self.config.hide.contains(&object) {
                 continue;
             }
             let Some(mut kind) = self.kind_unless_whiteout(&dir, &name, kind, lower.attr_whiteouts)? else {
@@ -240,7 +251,7 @@ impl Overlay {
                     kind = Kind::Char;
                 }
             }
-            listing.0.insert(key, (self.inodes.number((lower.dev, ino)), kind));
+            listing.0.insert(key, (self.inodes.number(object), kind));
         }
         hidden.extend(below);
         Ok(())

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::node::{Below, Node, State, Upper as UpperObject, UpperAt};
 use super::stack::{Layer, LowerAt, LowerDir, new_id};
-use super::{Config, Error, Layers, Overlay, ROOT, readdir};
+use super::{Config, Error, Layers, Overlay, ROOT, image_index, readdir};
 use crate::layer::Handle;
 use crate::vocab::dialect::{self, Prefix, STORED_STATS};
 use crate::vocab::{Errno, Kind, Result};
@@ -76,9 +76,15 @@ impl Overlay {
             });
             upper = Some(prepare(given.dir, &given.work, config.volatile)?);
         }
-        let lowers = lower_layers(&config.mapped_lowers, layers.lowers)?;
+        let mut lowers = lower_layers(&config.mapped_lowers, layers.lowers)?;
         for layer in &lowers {
             inodes.number((layer.root.dev, layer.root.ino));
+        }
+        if let Some(path) = &config.index {
+            match image_index::indexed(path, &lowers, &config, prefix) {
+                Ok(one) => lowers = vec![one],
+                Err(e) => log::warn!("{e}; the layers' directories are read instead"),
+            }
         }
         let dirs: SmallVec<_> = lowers.iter().map(|l| l.root.clone()).collect();
         let state = State {
@@ -171,7 +177,7 @@ fn lower_layers(mapped: &[usize], given: Vec<super::Lower>) -> std::result::Resu
         let root = Arc::new(LowerDir {
             id: new_id(),
             layer: i,
-            at: LowerAt::Root(lower.dir),
+            at: LowerAt::Held(lower.dir),
             dev: st.dev,
             ino: st.ino,
             attr_whiteouts,

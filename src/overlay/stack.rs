@@ -41,7 +41,7 @@ pub(super) struct LowerDir {
     pub(super) id: u64,
     /// Index of its layer, 0 for the top one.
     pub(super) layer: usize,
-    /// Where it is; a layer's root holds its handle instead.
+    /// Where it is; a layer's root, and what is in an image index, holds its handle instead.
     pub(super) at: LowerAt,
     pub(super) dev: u64,
     pub(super) ino: u64,
@@ -56,7 +56,7 @@ pub(super) struct LowerDir {
 /// Where a directory of a lower is.
 #[derive(Debug)]
 pub(super) enum LowerAt {
-    Root(Handle),
+    Held(Handle),
     Child(Arc<LowerDir>, Box<[u8]>),
 }
 
@@ -156,7 +156,7 @@ impl Overlay {
         let mut at = dir;
         let mut handle = loop {
             match &at.at {
-                LowerAt::Root(h) => break h.clone(),
+                LowerAt::Held(h) => break h.clone(),
                 LowerAt::Child(parent, _) => {
                     if let Some(h) = self.dirs.get(&at.id) {
                         break h;
@@ -221,7 +221,10 @@ impl Overlay {
             let child = Arc::new(LowerDir {
                 id: new_id(),
                 layer: dir.layer,
-                at: LowerAt::Child(dir.clone(), name.into()),
+                at: match &handle {
+                    Handle::Index(_) => LowerAt::Held(handle.open_dir(name)?),
+                    _ => LowerAt::Child(dir.clone(), name.into()),
+                },
                 dev: stat.dev,
                 ino: stat.ino,
                 attr_whiteouts: marks.attr_whiteouts,
@@ -365,7 +368,7 @@ impl Overlay {
 }
 
 /// The path of a lower directory in its own layer; the root's is empty.
-fn lower_path(dir: &Arc<LowerDir>) -> Vec<u8> {
+pub(super) fn lower_path(dir: &Arc<LowerDir>) -> Vec<u8> {
     let mut names = Vec::new();
     let mut at = dir;
     while let LowerAt::Child(parent, name) = &at.at {

@@ -2,6 +2,7 @@
 
 pub mod alloc;
 pub mod handle_at;
+pub mod map;
 pub mod mode;
 pub mod mount;
 pub mod net;

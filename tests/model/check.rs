@@ -47,6 +47,8 @@ pub(crate) struct Harness {
     pub(crate) fault: Option<(u64, Errno)>,
     /// Faults are about: times are not compared.
     pub(crate) faulty: bool,
+    /// The directory with the image index that the next mounts use.
+    index: Option<tempfile::TempDir>,
 }
 
 pub(crate) fn same<T: PartialEq + std::fmt::Debug>(got: &T, want: &T, what: &str) {
@@ -88,6 +90,7 @@ impl Harness {
             changes: Vec::new(),
             fault: None,
             faulty: false,
+            index: None,
         };
         for name in [&b"upper"[..], b"work"] {
             h.base(true).mkdir(name, 0o755).expect("mkdir");
@@ -109,6 +112,31 @@ impl Harness {
     pub(crate) fn store_owners(&mut self) {
         self.model.stored_owners = true;
         self.remount();
+    }
+
+    /// The lower layers are read through an image index from now on, or no longer.
+    pub(crate) fn index(&mut self, wanted: bool) {
+        self.index = None;
+        if wanted && self.lowers > 0 {
+            let dir = tempfile::tempdir().expect("a directory");
+            overlay::build_index(self.lower_layers(), self.prefix, false, &dir.path().join("index")).expect("built");
+            self.index = Some(dir);
+        }
+        self.remount();
+        assert_eq!(self.overlay().uses_index(), self.index.is_some());
+    }
+
+    fn lower_layers(&self) -> Vec<Lower> {
+        (0..self.lowers).map(|i| Lower { dir: self.lower(i, false) }).collect()
+    }
+
+    /// The lowers alone, read from their directories or through the index.
+    pub(crate) fn lowers_alone(&self, indexed: bool) -> Overlay {
+        let index = self.config().index.filter(|_| indexed);
+        let layers = Layers { upper: None, lowers: self.lower_layers() };
+        let overlay = Overlay::new(layers, Config { index, ..self.config() }).expect("a union");
+        assert_eq!(overlay.uses_index(), indexed);
+        overlay
     }
 
     /// The directory with `upper` and `work`.
@@ -133,16 +161,19 @@ impl Harness {
     }
 
     fn config(&self) -> Config {
-        Config { prefix: Some(self.prefix), stored_owners: self.model.stored_owners, ..Config::default() }
+        Config {
+            prefix: Some(self.prefix),
+            stored_owners: self.model.stored_owners,
+            index: self.index.as_ref().map(|dir| dir.path().join("index")),
+            ..Config::default()
+        }
     }
 
     fn mount(&self) -> Overlay {
         let base = self.base(true);
         let open = |name| base.open_dir(name).expect("open_dir");
-        let layers = Layers {
-            upper: Some(Upper { dir: open(b"upper"), work: open(b"work") }),
-            lowers: (0..self.lowers).map(|i| Lower { dir: self.lower(i, false) }).collect(),
-        };
+        let layers =
+            Layers { upper: Some(Upper { dir: open(b"upper"), work: open(b"work") }), lowers: self.lower_layers() };
         Overlay::new(layers, self.config()).expect("a union")
     }
 
@@ -412,7 +443,7 @@ impl Harness {
 
     /// Without an upper the lowers show the same, and nothing can be changed.
     pub(crate) fn check_read_only(&mut self) {
-        let lowers: Vec<_> = (0..self.lowers).map(|i| Lower { dir: self.lower(i, false) }).collect();
+        let lowers = self.lower_layers();
         if lowers.is_empty() {
             return;
         }
@@ -449,8 +480,9 @@ impl Harness {
     fn check_as_lower(&self) {
         let upper = self.base(false).open_dir(b"upper").expect("open_dir");
         let mut lowers = vec![Lower { dir: upper }];
-        lowers.extend((0..self.lowers).map(|i| Lower { dir: self.lower(i, false) }));
-        let next = Overlay::new(Layers { upper: None, lowers }, self.config()).expect("a union");
+        lowers.extend(self.lower_layers());
+        let config = Config { index: None, ..self.config() };
+        let next = Overlay::new(Layers { upper: None, lowers }, config).expect("a union");
         // Whether a hard link that was not copied up by this name has the old content or the new is for the index to say.
         let linked: BTreeSet<Id> = (0..self.model.nodes.len())
             .filter(|i| self.model.nodes[*i].from_lower && !self.model.nodes[*i].is_dir())

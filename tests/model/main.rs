@@ -6,6 +6,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
 mod check;
+mod indexed;
 mod layers;
 mod model;
 mod ops;
@@ -19,26 +20,26 @@ use proptest::test_runner::{Config, TestError, TestRunner};
 
 use check::{Harness, Where};
 
-fn prefix() -> impl Strategy<Value = Prefix> {
+pub(crate) fn prefix() -> impl Strategy<Value = Prefix> {
     prop_oneof![Just(Prefix::Trusted), Just(Prefix::User)]
 }
 
-fn memory() -> impl Strategy<Value = Where> {
+pub(crate) fn memory() -> impl Strategy<Value = Where> {
     prop_oneof![Just(Where::Apart), Just(Where::Together)]
 }
 
-fn layers() -> impl Strategy<Value = Vec<layers::Layer>> {
+pub(crate) fn layers() -> impl Strategy<Value = Vec<layers::Layer>> {
     prop::collection::vec(layers::layer(), 0..=4)
 }
 
 /// At least `cases`, of which `PROPTEST_CASES` may want more (it is a number for the tests in memory).
-fn runner(cases: u32, share: u32) -> TestRunner {
+pub(crate) fn runner(cases: u32, share: u32) -> TestRunner {
     let wanted = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
     let cases = cases.max(wanted / share);
     TestRunner::new(Config { cases, max_shrink_iters: 20_000, failure_persistence: None, ..Config::default() })
 }
 
-fn failed<T: std::fmt::Debug>(e: TestError<T>) {
+pub(crate) fn failed<T: std::fmt::Debug>(e: TestError<T>) {
     match e {
         TestError::Fail(why, input) => panic!("{why}\n{input:?}"),
         TestError::Abort(why) => panic!("{why}"),

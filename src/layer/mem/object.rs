@@ -120,7 +120,7 @@ impl Object {
             at.entries().iter().map(|(name, child)| (name.clone(), child.ino, child.kind)).collect()
         };
         for (name, ino, kind) in &all {
-            each(Listed { name, ino: *ino, kind: Some(*kind) });
+            each(Listed { name, ino: *ino, kind: Some(*kind), dev: None });
         }
         Ok(())
     }
