@@ -24,7 +24,7 @@ const FLOORS: [(&str, u8); 9] = [
 const APART: [(&str, &str); 1] = [("fuse", "runner")];
 
 /// The one room that may name a crate.
-const CRATES: [(&str, &str); 2] = [("fuser", "fuse"), ("clap", "cli")];
+const CRATES: [(&str, &str); 3] = [("fuser", "fuse"), ("clap", "cli"), ("ureq", "registry")];
 
 fn floor(room: &str) -> Option<u8> {
     FLOORS.iter().find(|(name, _)| *name == room).map(|(_, floor)| *floor)
