@@ -8,8 +8,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use onlay::runner::{Mapping, Network, Root, RootError, Spec, plan, run};
+use onlay::runner::{Mapping, Network, Process, Root, RootError, Seccomp, Source, Spec, Volume, plan, run};
 use rustix::mount::{MountFlags, mount_bind, mount_bind_recursive, mount_remount};
+use rustix::thread::CapabilitySet;
 
 #[path = "runner/cases.rs"]
 mod cases;
@@ -75,17 +76,37 @@ fn run_once(args: &[OsString]) -> ExitCode {
         })
     };
     let path = get("path").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".to_owned());
-    let spec = Spec {
-        command: command.to_vec(),
+    let mut process = Process {
         env: vec![("PATH".into(), path.into()), ("HOME".into(), "/root".into())],
         workdir: get("workdir").map(Into::into),
+        user: get("user"),
+        no_new_privs: get("new-privs").is_none(),
+        terminal: get("tty").is_some(),
+        stdin: get("no-stdin").is_none(),
+        ..Process::new(command.to_vec())
+    };
+    if let Some(name) = get("cap-add") {
+        process.capabilities |= CapabilitySet::from_name(&name).unwrap();
+    }
+    if get("no-caps").is_some() {
+        process.capabilities = CapabilitySet::empty();
+    }
+    if get("no-seccomp").is_some() {
+        process.seccomp = Seccomp::Unconfined;
+    }
+    let volume = |pair: String| {
+        let (source, target) = pair.split_once(':').unwrap();
+        let source = Source::Machine(source.into());
+        Volume { source, target: target.into(), read_only: false, no_exec: false, no_suid: false, no_dev: true }
+    };
+    let spec = Spec {
         hostname: get("hostname"),
         network: if get("net").as_deref() == Some("none") { Network::None } else { Network::Host },
-        mapping: Mapping::of_caller().unwrap(),
-        base: args[0].clone().into(),
         host: get("host").is_some(),
         hide: get("hide").map(Into::into).into_iter().collect(),
-        no_new_privs: true,
+        volumes: get("volume").map(volume).into_iter().collect(),
+        read_only: get("read-only").is_some(),
+        ..Spec::new(process, Mapping::of_caller().unwrap(), args[0].clone().into())
     };
     if get("dry-run").is_some() {
         println!("{}", plan(&spec));

@@ -37,7 +37,7 @@ enum Verb {
     #[command(visible_alias = "unmount")]
     Umount(umount::Args),
     /// Run a command in the merged view, in namespaces of its own
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// List what an upper directory changes
     Diff(diff::Args),
     /// Print completions for a shell

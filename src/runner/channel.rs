@@ -7,11 +7,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::PassCred;
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, setsockopt, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, setsockopt,
+    socketpair,
 };
 use nix::unistd::Pid;
 
 use super::Error;
+use crate::sys::fd::own;
 
 const MAX_PACKET: usize = 16 * 1024;
 
@@ -24,6 +26,8 @@ pub(super) enum Message {
     MapsWritten,
     /// Parent: send this signal on.
     Signal(i32),
+    /// Init: the master of the command's new terminal comes along.
+    Terminal,
     /// Command: about to be executed; the packet carries its process id.
     Starting,
     /// Init: the command was stopped.
@@ -40,8 +44,15 @@ pub(super) enum Message {
 #[derive(Debug)]
 pub(super) struct Channel(OwnedFd);
 
-/// A received message and its sender, in the receiver's pid namespace.
-pub(super) type Received = (Message, Option<Pid>);
+/// A received message.
+#[derive(Debug)]
+pub(super) struct Received {
+    pub(super) message: Message,
+    /// The sender, in the receiver's pid namespace.
+    pub(super) sender: Option<Pid>,
+    /// A descriptor that came along.
+    pub(super) fd: Option<OwnedFd>,
+}
 
 /// The parent's end and the supervisor's.
 pub(super) fn pair() -> Result<(Channel, Channel), Errno> {
@@ -53,10 +64,19 @@ pub(super) fn pair() -> Result<(Channel, Channel), Errno> {
 impl Channel {
     /// Sends; false if nobody is there to hear it.
     pub(super) fn send(&self, message: &Message) -> bool {
+        self.send_packet(message, &[])
+    }
+
+    /// The same, with a descriptor.
+    pub(super) fn send_with(&self, message: &Message, fd: BorrowedFd<'_>) -> bool {
+        self.send_packet(message, &[ControlMessage::ScmRights(&[fd.as_raw_fd()])])
+    }
+
+    fn send_packet(&self, message: &Message, control: &[ControlMessage<'_>]) -> bool {
         let packet = encode(message);
         let flags = MsgFlags::MSG_NOSIGNAL;
         loop {
-            match sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&packet)], &[], flags, None) {
+            match sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&packet)], control, flags, None) {
                 Err(Errno::EINTR) => {}
                 sent => return sent.is_ok(),
             }
@@ -66,16 +86,20 @@ impl Channel {
     /// The next message; `None` when the other end is closed.
     pub(super) fn receive(&self) -> Result<Option<Received>, Errno> {
         let mut buf = vec![0; MAX_PACKET];
-        let mut space = nix::cmsg_space!(libc::ucred);
-        let (len, sender) = loop {
+        let mut space = nix::cmsg_space!(libc::ucred, RawFd);
+        let (len, sender, fd) = loop {
             let mut iov = [IoSliceMut::new(&mut buf)];
             match recvmsg::<()>(self.0.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
                 Ok(r) => {
-                    let sender = r.cmsgs()?.find_map(|c| match c {
-                        ControlMessageOwned::ScmCredentials(c) => Some(Pid::from_raw(c.pid())),
-                        _ => None,
-                    });
-                    break (r.bytes, sender);
+                    let (mut sender, mut fd) = (None, None);
+                    for c in r.cmsgs()? {
+                        match c {
+                            ControlMessageOwned::ScmCredentials(c) => sender = Some(Pid::from_raw(c.pid())),
+                            ControlMessageOwned::ScmRights(fds) => fd = fds.into_iter().map(own).next(),
+                            _ => {}
+                        }
+                    }
+                    break (r.bytes, sender, fd);
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::ECONNRESET) => return Ok(None),
@@ -85,7 +109,7 @@ impl Channel {
         if len == 0 {
             return Ok(None);
         }
-        Ok(Some((decode(&buf[..len]).ok_or(Errno::EBADMSG)?, sender)))
+        Ok(Some(Received { message: decode(&buf[..len]).ok_or(Errno::EBADMSG)?, sender, fd }))
     }
 }
 
@@ -106,6 +130,7 @@ fn encode(message: &Message) -> Vec<u8> {
         Message::NeedMaps => (b'n', 0, String::new()),
         Message::MapsWritten => (b'm', 0, String::new()),
         Message::Signal(s) => (b'k', *s as u8, String::new()),
+        Message::Terminal => (b't', 0, String::new()),
         Message::Starting => (b's', 0, String::new()),
         Message::Stopped => (b'z', 0, String::new()),
         Message::Warning(w) => (b'w', 0, w.clone()),
@@ -125,6 +150,7 @@ fn decode(packet: &[u8]) -> Option<Message> {
         b'n' => Message::NeedMaps,
         b'm' => Message::MapsWritten,
         b'k' => Message::Signal(i32::from(*number)),
+        b't' => Message::Terminal,
         b's' => Message::Starting,
         b'z' => Message::Stopped,
         b'w' => Message::Warning(text.into_owned()),
@@ -151,6 +177,7 @@ mod tests {
             Message::MapsWritten,
             Message::Signal(15),
             Message::Starting,
+            Message::Terminal,
             Message::Stopped,
             Message::Warning("w".into()),
             Message::Failed(failed),
@@ -158,14 +185,15 @@ mod tests {
             Message::Ended(255),
         ] {
             assert!(b.send(&m));
-            let (got, sender) = a.receive().unwrap().unwrap();
-            assert_eq!(got, m);
-            assert_eq!(sender, Some(Pid::this()));
+            let got = a.receive().unwrap().unwrap();
+            assert_eq!((got.message, got.sender), (m.clone(), Some(Pid::this())));
             assert!(a.send(&m));
-            assert_eq!(b.receive().unwrap().unwrap().0, m);
+            assert_eq!(b.receive().unwrap().unwrap().message, m);
         }
+        assert!(b.send_with(&Message::Terminal, std::io::stderr().as_fd()));
+        assert!(a.receive().unwrap().unwrap().fd.is_some());
         drop(b);
-        assert_eq!(a.receive().unwrap(), None);
+        assert!(a.receive().unwrap().is_none());
         assert!(!a.send(&Message::NeedMaps));
     }
 }

@@ -37,7 +37,7 @@ impl From<Errno> for Failure {
 }
 
 impl Failure {
-    fn hinted(self, hint: &'static str) -> Self {
+    pub(super) fn hinted(self, hint: &'static str) -> Self {
         Self { hint: Some(hint), ..self }
     }
 }
@@ -106,6 +106,8 @@ impl Roots {
             Step::Mask(path) => self.mask(path),
             Step::ReadOnly(path) => self.read_only(path),
             Step::CopyOf { path, extra, make } => self.copy_of(Path::new(path), extra, *make),
+            Step::Volume(volume) => volume.mount(&self.machine, &self.view),
+            Step::SealView => Ok(make_read_only(self.view.as_fd(), false)?),
             _ => Err(Errno::NOTSUP.into()),
         }
     }
@@ -268,13 +270,13 @@ pub(super) fn resolve(root: &OwnedFd, path: &Path, flags: OFlags, mode: Mode) ->
     }
 }
 
-fn file_type(fd: &OwnedFd) -> Result<FileType, Errno> {
+pub(super) fn file_type(fd: &OwnedFd) -> Result<FileType, Errno> {
     let stat = rustix::fs::statat(fd, "", AtFlags::EMPTY_PATH)?;
     Ok(FileType::from_raw_mode(stat.st_mode))
 }
 
 /// A new mount of a file system, nosuid, not attached anywhere yet.
-fn filesystem(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, Errno> {
+pub(super) fn filesystem(kind: &str, options: &[(&str, &str)], attributes: MountAttrFlags) -> Result<OwnedFd, Errno> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(context.as_fd(), "source", kind)?;
     for (key, value) in options {
@@ -296,7 +298,7 @@ fn clone_of(root: &OwnedFd, path: &str, recursive: bool) -> Result<OwnedFd, Errn
     open_tree(&source, "", flags)
 }
 
-fn attach_to(mount: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+pub(super) fn attach_to(mount: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
     let by_descriptor = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(mount, "", target, "", by_descriptor)
 }

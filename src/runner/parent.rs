@@ -11,8 +11,9 @@ use nix::unistd::Pid;
 use rustix::fs::Mode;
 use rustix::process::umask;
 
-use super::channel::{self, Channel, Message};
+use super::channel::{self, Channel, Message, Received};
 use super::error::RUNNER_FAILED;
+use super::relay::Relay;
 use super::signals::Signals;
 use super::terminal::{Loan, Terminal};
 use super::{Error, Root, Spec, plan, supervisor};
@@ -47,7 +48,7 @@ pub fn run(spec: &Spec, root: &mut dyn Root) -> Result<i32, Error> {
     // What is buffered must not be written once by each process.
     std::io::stdout().flush().map_err(|e| Error::new("standard output", e))?;
     set_default(Signal::SIGCHLD).map_err(|e| Error::new("sigaction SIGCHLD", e))?;
-    let terminal = Terminal::of_caller();
+    let terminal = if spec.process.terminal { Terminal::Own } else { Terminal::of_caller() };
     let (ours, theirs) = channel::pair().map_err(|e| Error::new("socketpair", e))?;
     let signals = Signals::block().map_err(|e| Error::new("signalfd", e))?;
     let forked = fork().map_err(|e| {
@@ -73,13 +74,15 @@ pub fn run(spec: &Spec, root: &mut dyn Root) -> Result<i32, Error> {
 }
 
 fn check(spec: &Spec) -> Result<(), Error> {
-    if spec.command.is_empty() {
+    if spec.process.command.is_empty() {
         return Err(Error::new("command", "there is none"));
     }
     if !spec.base.is_absolute() || !spec.base.is_dir() {
         return Err(Error::new(spec.base.display(), "not an absolute path of a directory"));
     }
-    let relative = spec.workdir.iter().chain(&spec.hide).find(|p| !p.is_absolute());
+    let targets = spec.volumes.iter().map(|v| &v.target);
+    let named = spec.process.workdir.iter().chain(&spec.hide).chain(&spec.mask).chain(targets);
+    let relative = named.into_iter().find(|p| !p.is_absolute());
     if let Some(path) = relative {
         return Err(Error::new(format_args!("directory {}", path.display()), "not an absolute path"));
     }
@@ -91,20 +94,33 @@ fn watch(spec: &Spec, supervisor: Pid, channel: &Channel, signals: &Signals, loa
     let mut failure = None;
     // We stop if the command does, when it is a job of the caller's shell or the shell asked for it.
     let mut asked_to_stop = false;
+    let mut relay: Option<Relay> = None;
     loop {
-        let spoken = wait(signals, channel).map_err(|e| Error::new("poll", e))?;
+        let Ready { message, relayed, input } =
+            wait(signals, channel, relay.as_ref()).map_err(|e| Error::new("poll", e))?;
         while let Some(signal) = signals.next().map_err(|e| Error::new("signalfd", e))? {
-            if signal != Signal::SIGCHLD {
+            if let (Signal::SIGWINCH, Some(relay)) = (signal, &relay) {
+                relay.resize().map_err(|e| Error::new("window size", e))?;
+            } else if signal != Signal::SIGCHLD {
                 asked_to_stop |= signal == Signal::SIGTSTP;
                 // Should nobody hear it, the closed channel is seen next.
                 channel.send(&Message::Signal(signal as i32));
             }
         }
-        if !spoken {
+        if let Some(relay) = relay.as_mut().filter(|_| relayed || input) {
+            relay.pass(input).map_err(|e| Error::new("terminal", e))?;
+        }
+        if !message {
             continue;
         }
-        let Some((message, sender)) = channel.receive().map_err(|e| Error::new("receive", e))? else { break };
+        let Some(Received { message, sender, fd }) = channel.receive().map_err(|e| Error::new("receive", e))? else {
+            break;
+        };
         match message {
+            Message::Terminal => {
+                let master = fd.ok_or_else(|| Error::new("new terminal", "did not come along"))?;
+                relay = Some(Relay::new(master, spec.process.stdin).map_err(|e| Error::new("terminal", e))?);
+            }
             Message::NeedMaps => match spec.mapping.write(supervisor) {
                 Ok(()) => drop(channel.send(&Message::MapsWritten)),
                 Err(e) => {
@@ -127,6 +143,9 @@ fn watch(spec: &Spec, supervisor: Pid, channel: &Channel, signals: &Signals, loa
             Message::Stopped | Message::MapsWritten | Message::Signal(_) => {}
         }
     }
+    if let Some(relay) = relay {
+        relay.end().map_err(|e| Error::new("terminal", e))?;
+    }
     let status = reap(supervisor).map_err(|e| Error::new("waitpid", e))?;
     match (failure, outcome) {
         (Some(e), _) => Err(e),
@@ -135,13 +154,35 @@ fn watch(spec: &Spec, supervisor: Pid, channel: &Channel, signals: &Signals, loa
     }
 }
 
-/// Waits until there is a signal or a message; true for a message.
-fn wait(signals: &Signals, channel: &Channel) -> Result<bool, Errno> {
+/// What [`wait`] has found.
+struct Ready {
+    /// A message, or the end of them.
+    message: bool,
+    /// The command's terminal has something, or takes something.
+    relayed: bool,
+    /// Standard input has something.
+    input: bool,
+}
+
+/// Waits until there is something to do; signals are simply asked for.
+fn wait(signals: &Signals, channel: &Channel, relay: Option<&Relay>) -> Result<Ready, Errno> {
     let ready = PollFlags::POLLIN;
-    let mut fds = [PollFd::new(signals.as_fd(), ready), PollFd::new(channel.as_fd(), ready)];
+    let mut fds = vec![PollFd::new(signals.as_fd(), ready), PollFd::new(channel.as_fd(), ready)];
+    let stdin = std::io::stdin();
+    let (read, write, input) = relay.map_or((false, false, false), Relay::wants);
+    if let Some(relay) = relay.filter(|_| read) {
+        let out = if write { PollFlags::POLLOUT } else { PollFlags::empty() };
+        fds.push(PollFd::new(relay.master(), ready | out));
+        if input {
+            fds.push(PollFd::new(stdin.as_fd(), ready));
+        }
+    }
     loop {
         match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) => return Ok(fds[1].any().unwrap_or(true)),
+            Ok(_) => {
+                let is_ready = |i: usize| fds.get(i).is_some_and(|fd| fd.any().unwrap_or(true));
+                return Ok(Ready { message: is_ready(1), relayed: is_ready(2), input: is_ready(3) });
+            }
             Err(Errno::EINTR) => {}
             Err(e) => return Err(e),
         }

@@ -4,7 +4,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{Network, Spec};
+use rustix::thread::CapabilitySet;
+
+use super::{Limit, Network, Process, Seccomp, Spec, Volume};
 
 #[cfg(test)]
 mod tests;
@@ -66,14 +68,26 @@ pub enum Step {
         /// Whether an empty file is made where the view has none. It shows up in the upper.
         make: bool,
     },
+    /// A directory or file of the caller's, or a tmpfs.
+    Volume(Volume),
+    /// The view itself becomes read-only, with what is mounted in it left as it is.
+    SealView,
+    /// setrlimit(2).
+    Limit(Limit),
     /// chdir(2), and the proof that it is inside.
     ChangeDir(PathBuf),
+    /// prctl(2) `PR_CAPBSET_DROP`: nothing but these can ever be had again.
+    LimitBounding(CapabilitySet),
     /// setgroups(2) to none.
     DropGroups,
-    /// prctl(2) `PR_CAPBSET_DROP` and capset(2): [`KEPT_CAPABILITIES`] stay.
-    LimitCapabilities,
+    /// setgroups(2), setresgid(2), setresuid(2), by the view's own names.
+    SetUser(String),
+    /// capset(2): these stay in force for root, none for anybody else.
+    LimitCapabilities(CapabilitySet),
     /// prctl(2) `PR_SET_NO_NEW_PRIVS`.
     NoNewPrivs,
+    /// seccomp(2).
+    Seccomp,
 }
 
 /// The capabilities that stay, as podman's defaults: enough for package managers and servers, nothing for mounting,
@@ -126,6 +140,7 @@ pub struct Plan {
     namespaces: Vec<&'static str>,
     mapping: String,
     steps: Vec<Step>,
+    entry: Vec<Step>,
     command: Vec<String>,
 }
 
@@ -133,6 +148,11 @@ impl Plan {
     /// What init does, in order.
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// What the command's own process does then, in order, before it becomes the command.
+    pub fn entry(&self) -> &[Step] {
+        &self.entry
     }
 }
 
@@ -142,8 +162,9 @@ pub fn plan(spec: &Spec) -> Plan {
     if spec.network == Network::None {
         namespaces.push("net");
     }
-    let command = spec.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    Plan { namespaces, mapping: spec.mapping.to_string(), steps: steps(spec), command }
+    let command = spec.process.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let entry = entry(&spec.process, spec.mapping.has_setgroups());
+    Plan { namespaces, mapping: spec.mapping.to_string(), steps: steps(spec), entry, command }
 }
 
 fn steps(spec: &Spec) -> Vec<Step> {
@@ -156,8 +177,9 @@ fn steps(spec: &Spec) -> Vec<Step> {
     steps.extend([Step::MakeDir(path("/proc")), Step::MountProc]);
     steps.extend([Step::MakeDir(path("/sys")), Step::MountSys { fresh: spec.network == Network::None }]);
     dev(spec, &mut steps);
-    steps.extend(MASKED.map(|p| Step::Mask(path(p))));
-    steps.extend(READ_ONLY.map(|p| Step::ReadOnly(path(p))));
+    let covered = |p: &Path| !spec.unmask.iter().any(|u| p.starts_with(u));
+    steps.extend(MASKED.map(path).into_iter().filter(|p| covered(p)).map(Step::Mask));
+    steps.extend(READ_ONLY.map(path).into_iter().filter(|p| covered(p)).map(Step::ReadOnly));
     if !spec.host {
         let name = spec.hostname.as_deref().unwrap_or_default();
         let extra = if name.is_empty() { String::new() } else { format!("127.0.1.1 {name}\n") };
@@ -167,15 +189,46 @@ fn steps(spec: &Spec) -> Vec<Step> {
         }
         steps.push(Step::CopyOf { path: "/etc/hosts", extra, make: online });
     }
-    steps.extend(spec.hide.iter().cloned().map(Step::Mask));
-    steps.push(Step::PivotRoot);
-    steps.push(Step::ChangeDir(spec.workdir.clone().unwrap_or_else(|| path("/"))));
-    if spec.mapping.has_setgroups() {
-        steps.push(Step::DropGroups);
+    steps.extend(spec.volumes.iter().cloned().map(Step::Volume));
+    steps.extend(spec.mask.iter().chain(&spec.hide).cloned().map(Step::Mask));
+    if spec.read_only {
+        steps.push(Step::SealView);
     }
-    steps.push(Step::LimitCapabilities);
-    if spec.no_new_privs {
+    steps.push(Step::PivotRoot);
+    let kept = init_capabilities(&spec.process);
+    steps.extend([Step::LimitBounding(kept), Step::LimitCapabilities(kept)]);
+    steps
+}
+
+/// What init needs to start a command as anyone with less, and to signal it.
+fn init_capabilities(process: &Process) -> CapabilitySet {
+    use CapabilitySet as C;
+    let own = C::CHOWN | C::DAC_OVERRIDE | C::KILL | C::SETGID | C::SETUID | C::SETPCAP;
+    // A seccomp filter wants one of the two.
+    let filter = if process.no_new_privs { C::empty() } else { C::SYS_ADMIN };
+    process.capabilities | own | filter
+}
+
+/// What a process does on its way to become the command. `setgroups` tells whether setgroups(2) works.
+pub(super) fn entry(process: &Process, setgroups: bool) -> Vec<Step> {
+    let mut steps: Vec<_> = process.limits.iter().copied().map(Step::Limit).collect();
+    steps.push(Step::ChangeDir(process.workdir.clone().unwrap_or_else(|| PathBuf::from("/"))));
+    let seccomp = (process.seccomp != Seccomp::Unconfined).then_some(Step::Seccomp);
+    if !process.no_new_privs {
+        // Now, while we are still allowed to.
+        steps.extend(seccomp.clone());
+    }
+    steps.push(Step::LimitBounding(process.capabilities));
+    match &process.user {
+        Some(user) => steps.push(Step::SetUser(user.clone())),
+        None if setgroups => steps.push(Step::DropGroups),
+        None => {}
+    }
+    steps.push(Step::LimitCapabilities(process.capabilities));
+    if process.no_new_privs {
         steps.push(Step::NoNewPrivs);
+        // Last: what it forbids is not needed any more.
+        steps.extend(seccomp);
     }
     steps
 }
@@ -215,15 +268,27 @@ impl fmt::Display for Step {
             Self::ReadOnly(p) => write!(f, "make read-only {}", show(p)),
             Self::CopyOf { path, .. } => write!(f, "bind a copy of the machine's {path}"),
             Self::ChangeDir(p) => write!(f, "change to directory {}", show(p)),
+            Self::Volume(volume) => write!(f, "{volume}"),
+            Self::SealView => write!(f, "make the view read-only"),
+            Self::Limit(Limit { name, soft, hard }) => {
+                let show = |n: &Option<u64>| n.map_or("unlimited".to_owned(), |n| n.to_string());
+                write!(f, "limit {name:?} to {}:{}", show(soft), show(hard))
+            }
+            Self::LimitBounding(set) => write!(f, "limit the bounding set to {}", capability_names(*set)),
             Self::DropGroups => write!(f, "drop supplementary groups"),
-            Self::LimitCapabilities => write!(f, "limit capabilities to {}", capability_names()),
+            Self::SetUser(user) => write!(f, "become user {user}"),
+            Self::LimitCapabilities(set) => write!(f, "limit capabilities to {}", capability_names(*set)),
             Self::NoNewPrivs => write!(f, "set no_new_privs"),
+            Self::Seccomp => write!(f, "install the seccomp filter"),
         }
     }
 }
 
-fn capability_names() -> String {
-    KEPT_CAPABILITIES.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join(" ")
+fn capability_names(set: CapabilitySet) -> String {
+    if set.is_empty() {
+        return "none".to_owned();
+    }
+    set.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join(" ")
 }
 
 impl fmt::Display for Plan {
@@ -232,6 +297,10 @@ impl fmt::Display for Plan {
         writeln!(f, "map {}", self.mapping)?;
         writeln!(f, "mount the view")?;
         for step in &self.steps {
+            writeln!(f, "{step}")?;
+        }
+        writeln!(f, "start the command's process")?;
+        for step in &self.entry {
             writeln!(f, "{step}")?;
         }
         write!(f, "execute {}", self.command.join(" "))

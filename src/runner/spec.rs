@@ -3,10 +3,13 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use super::Mapping;
+use rustix::thread::CapabilitySet;
+use serde::{Deserialize, Serialize};
+
+use super::{KEPT_CAPABILITIES, Mapping, Seccomp, Volume};
 
 /// The network the command sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Network {
     /// The caller's own.
     Host,
@@ -14,15 +17,143 @@ pub enum Network {
     None,
 }
 
-/// Everything [`run`](super::run) needs to know, as plain data.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spec {
+/// A resource limit, setrlimit(2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limit {
+    /// `RLIMIT_..` without the prefix, in small letters.
+    pub name: LimitName,
+    /// What holds; `None` is no limit.
+    pub soft: Option<u64>,
+    /// How far the command may raise it.
+    pub hard: Option<u64>,
+}
+
+/// What can be limited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names are those of setrlimit(2)")]
+pub enum LimitName {
+    As,
+    Core,
+    Cpu,
+    Data,
+    Fsize,
+    Memlock,
+    Msgqueue,
+    Nice,
+    Nofile,
+    Nproc,
+    Rss,
+    Rtprio,
+    Rttime,
+    Sigpending,
+    Stack,
+}
+
+impl LimitName {
+    /// All of them, with the names people type.
+    pub const ALL: [(&'static str, Self); 15] = [
+        ("as", Self::As),
+        ("core", Self::Core),
+        ("cpu", Self::Cpu),
+        ("data", Self::Data),
+        ("fsize", Self::Fsize),
+        ("memlock", Self::Memlock),
+        ("msgqueue", Self::Msgqueue),
+        ("nice", Self::Nice),
+        ("nofile", Self::Nofile),
+        ("nproc", Self::Nproc),
+        ("rss", Self::Rss),
+        ("rtprio", Self::Rtprio),
+        ("rttime", Self::Rttime),
+        ("sigpending", Self::Sigpending),
+        ("stack", Self::Stack),
+    ];
+
+    pub(super) fn resource(self) -> rustix::process::Resource {
+        use rustix::process::Resource as R;
+        match self {
+            Self::As => R::As,
+            Self::Core => R::Core,
+            Self::Cpu => R::Cpu,
+            Self::Data => R::Data,
+            Self::Fsize => R::Fsize,
+            Self::Memlock => R::Memlock,
+            Self::Msgqueue => R::Msgqueue,
+            Self::Nice => R::Nice,
+            Self::Nofile => R::Nofile,
+            Self::Nproc => R::Nproc,
+            Self::Rss => R::Rss,
+            Self::Rtprio => R::Rtprio,
+            Self::Rttime => R::Rttime,
+            Self::Sigpending => R::Sigpending,
+            Self::Stack => R::Stack,
+        }
+    }
+}
+
+/// One process inside: the command of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
     /// The command and its arguments; a name without a slash is looked for in `PATH` of `env`, inside the view.
     pub command: Vec<OsString>,
     /// The whole environment of the command, in order; a later value of a name wins.
     pub env: Vec<(OsString, OsString)>,
     /// The working directory inside; `None` is `/`.
     pub workdir: Option<PathBuf>,
+    /// `USER[:GROUP]`, names of the view's `/etc/passwd` and `/etc/group`, or numbers; `None` is root.
+    pub user: Option<String>,
+    /// What stays in the bounding set; of root also what is in force.
+    #[serde(with = "capability_bits")]
+    pub capabilities: CapabilitySet,
+    /// `PR_SET_NO_NEW_PRIVS`: set-user-id programs inside gain nothing.
+    pub no_new_privs: bool,
+    /// The system calls allowed.
+    pub seccomp: Seccomp,
+    /// Resource limits.
+    pub limits: Vec<Limit>,
+    /// A terminal of its own, lent to the caller.
+    pub terminal: bool,
+    /// Standard input is the caller's; else there is none.
+    pub stdin: bool,
+}
+
+impl Process {
+    /// `command` as root with the defaults: an empty environment, podman's capabilities, the default seccomp profile.
+    pub fn new(command: Vec<OsString>) -> Self {
+        Self {
+            command,
+            env: Vec::new(),
+            workdir: None,
+            user: None,
+            capabilities: KEPT_CAPABILITIES,
+            no_new_privs: true,
+            seccomp: Seccomp::Default,
+            limits: Vec::new(),
+            terminal: false,
+            stdin: true,
+        }
+    }
+}
+
+mod capability_bits {
+    use rustix::thread::CapabilitySet;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(set: &CapabilitySet, to: S) -> Result<S::Ok, S::Error> {
+        set.bits().serialize(to)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<CapabilitySet, D::Error> {
+        Ok(CapabilitySet::from_bits_retain(u64::deserialize(from)?))
+    }
+}
+
+/// Everything [`run`](super::run) needs to know, as plain data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spec {
+    /// The command.
+    pub process: Process,
     /// The host name inside; `None` keeps the machine's.
     pub hostname: Option<String>,
     /// The network inside.
@@ -36,8 +167,33 @@ pub struct Spec {
     pub host: bool,
     /// Directories inside to cover with empty ones, if they are there (the throw-away upper, say).
     pub hide: Vec<PathBuf>,
-    /// `PR_SET_NO_NEW_PRIVS`: set-user-id programs inside gain nothing.
-    pub no_new_privs: bool,
+    /// What else is mounted inside, in this order.
+    pub volumes: Vec<Volume>,
+    /// Nothing but volumes, tmpfs and /dev can be written to.
+    pub read_only: bool,
+    /// Paths inside to cover beside the usual ones.
+    pub mask: Vec<PathBuf>,
+    /// Usual ones to leave uncovered and writable; `/` is all of them.
+    pub unmask: Vec<PathBuf>,
+}
+
+impl Spec {
+    /// A run of `process` with the defaults: a view that is not the machine's, no network, nothing else mounted.
+    pub fn new(process: Process, mapping: Mapping, base: PathBuf) -> Self {
+        Self {
+            process,
+            hostname: None,
+            network: Network::None,
+            mapping,
+            base,
+            host: false,
+            hide: Vec::new(),
+            volumes: Vec::new(),
+            read_only: false,
+            mask: Vec::new(),
+            unmask: Vec::new(),
+        }
+    }
 }
 
 /// What went wrong in a [`Root`]: a line for the user, and what may help.

@@ -13,7 +13,7 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use rustix::thread::UnshareFlags;
 
-use super::channel::{Channel, Message};
+use super::channel::{Channel, Message, Received};
 use super::enter::refused;
 use super::error::RUNNER_FAILED;
 use super::parent::Origin;
@@ -37,7 +37,7 @@ fn new_namespaces(channel: &Channel) -> Result<(), Error> {
     unshare(CloneFlags::CLONE_NEWUSER).map_err(refused)?;
     channel.send(&Message::NeedMaps);
     match channel.receive().map_err(|e| Error::new("receive", e))? {
-        Some((Message::MapsWritten, _)) => {}
+        Some(Received { message: Message::MapsWritten, .. }) => {}
         _ => return Err(Error::new("id maps", "not written")),
     }
     let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
@@ -147,7 +147,7 @@ fn attend(init: Pid, pidfd: &OwnedFd, channel: &Channel) -> Result<(), Error> {
             continue;
         }
         match channel.receive().map_err(|e| Error::new("receive", e))? {
-            Some((Message::Signal(number), _)) => {
+            Some(Received { message: Message::Signal(number), .. }) => {
                 let signal = Signal::try_from(number).map_err(|e| Error::new(format_args!("signal {number}"), e))?;
                 kill(init, signal).map_err(|e| Error::new(format_args!("send {signal} to init"), e))?;
             }

@@ -5,16 +5,27 @@
 //! Otherwise (a pipe, a file, no terminal) it gets a session of its own: no terminal, and no way to signal the
 //! process group of the caller's pipeline.
 
+//!
+//! With `--tty` it gets a terminal of its own, of the view's devpts: [`Own`] here, [`Relay`](super::relay::Relay) there.
+
 use std::io::{stdin, stdout};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpgrp, setpgid, setsid, tcgetpgrp, tcsetpgrp};
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, unlockpt};
+
+use super::inside::resolve;
 
 /// How the command stands to the terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Terminal {
     /// A session of its own.
     Apart,
+    /// The same, with a new terminal.
+    Own,
     /// A process group of its own in the caller's session; `foreground` tells whether it gets the terminal at once.
     Shared { foreground: bool },
 }
@@ -31,7 +42,7 @@ impl Terminal {
     /// In the command, before it is executed.
     pub(super) fn enter(self) -> Result<(), Errno> {
         match self {
-            Self::Apart => setsid().map(drop),
+            Self::Apart | Self::Own => setsid().map(drop),
             Self::Shared { foreground } => {
                 setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
                 if foreground { tcsetpgrp(stdin(), getpgrp()) } else { Ok(()) }
@@ -50,7 +61,7 @@ pub(super) struct Loan {
 
 impl Loan {
     pub(super) fn new(terminal: Terminal) -> Self {
-        let shared = terminal != Terminal::Apart;
+        let shared = matches!(terminal, Terminal::Shared { .. });
         Self { shared, lent: terminal == Terminal::Shared { foreground: true }, group: None }
     }
 
@@ -98,5 +109,30 @@ impl Loan {
             Err(Errno::EIO | Errno::ENOTTY) => Ok(()),
             done => done,
         }
+    }
+}
+
+/// The command's end of a new terminal, pty(7).
+#[derive(Debug)]
+pub(super) struct Own(OwnedFd);
+
+impl Own {
+    /// A new terminal of the devpts of `root`: the master, and the command's end.
+    pub(super) fn new(root: &OwnedFd) -> Result<(OwnedFd, Self), rustix::io::Errno> {
+        let master = resolve(root, Path::new("/dev/pts/ptmx"), OFlags::RDWR | OFlags::NOCTTY, Mode::empty())?;
+        unlockpt(&master)?;
+        // By the master and not by a name: whatever is at the name, this is its other end.
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let slave = ioctl_tiocgptpeer(&master, flags)?;
+        Ok((master, Self(slave)))
+    }
+
+    /// In the command, before it is executed: a session of its own with this terminal as standard input and outputs.
+    pub(super) fn enter(self) -> Result<(), rustix::io::Errno> {
+        rustix::process::setsid()?;
+        rustix::process::ioctl_tiocsctty(&self.0)?;
+        rustix::stdio::dup2_stdin(&self.0)?;
+        rustix::stdio::dup2_stdout(&self.0)?;
+        rustix::stdio::dup2_stderr(&self.0)
     }
 }

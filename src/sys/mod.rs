@@ -1,12 +1,14 @@
 //! The only `unsafe` of the house: system calls that neither rustix nor nix carries, one wrapper each.
 
 pub mod alloc;
+pub mod fd;
 pub mod handle_at;
 pub mod map;
 pub mod mode;
 pub mod mount;
 pub mod net;
 pub mod process;
+pub mod seccomp;
 pub mod signal;
 pub mod xattr_at;
 

@@ -3,8 +3,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
-
-const MOUNT_ATTR_RDONLY: u64 = 1;
+use rustix::mount::MountAttrFlags;
 
 /// `struct mount_attr` of linux/mount.h, version 0.
 #[repr(C)]
@@ -15,13 +14,13 @@ struct MountAttr {
     userns_fd: u64,
 }
 
-/// mount_setattr(2) with `MOUNT_ATTR_RDONLY` on the mount `fd` stands for and, if `recursive`, all below it.
+/// mount_setattr(2): sets `attributes` of the mount `fd` stands for and, if `recursive`, of all below it. None is cleared.
 /// <https://man7.org/linux/man-pages/man2/mount_setattr.2.html>
 ///
 /// # Errors
 /// `EPERM` without `CAP_SYS_ADMIN` over the mount namespace, `EINVAL` if `fd` is no mount's root.
-pub fn make_read_only(fd: BorrowedFd<'_>, recursive: bool) -> Result<(), Errno> {
-    let attr = MountAttr { set: MOUNT_ATTR_RDONLY, clear: 0, propagation: 0, userns_fd: 0 };
+pub fn set_attributes(fd: BorrowedFd<'_>, attributes: MountAttrFlags, recursive: bool) -> Result<(), Errno> {
+    let attr = MountAttr { set: u64::from(attributes.bits()), clear: 0, propagation: 0, userns_fd: 0 };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     // SAFETY: the empty string and `attr` are live for the call, and the size passed is that of `attr`.
     let r = unsafe {
@@ -35,4 +34,12 @@ pub fn make_read_only(fd: BorrowedFd<'_>, recursive: bool) -> Result<(), Errno> 
         )
     };
     if r == 0 { Ok(()) } else { Err(super::last_errno()) }
+}
+
+/// [`set_attributes`] with `MOUNT_ATTR_RDONLY`.
+///
+/// # Errors
+/// As there.
+pub fn make_read_only(fd: BorrowedFd<'_>, recursive: bool) -> Result<(), Errno> {
+    set_attributes(fd, MountAttrFlags::MOUNT_ATTR_RDONLY, recursive)
 }

@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args, ValueEnum};
 
-use crate::runner::{Mapping, Network, Spec};
+use super::process::ProcessArgs;
+use super::security::SecurityArgs;
+use super::values::ArgError;
+use super::volumes::VolumeArgs;
+use crate::runner::{Mapping, Network, Process, Spec};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const EXAMPLES: &str = "\
@@ -16,6 +20,10 @@ Examples:
     onlay run --host -- sh -c 'rm -rf /usr/share/doc'
   In an unpacked root, with the machine's network; what changes is thrown away:
     onlay run --rootfs ./debian --network host -- apt-get update
+  A shell with a terminal of its own and a directory of yours, as user 1000:
+    onlay run -it --rootfs ./debian -v ./src:/src -w /src -u 1000 -- bash
+  Nothing can be written but /tmp, no capabilities:
+    onlay run --rootfs ./debian --read-only --tmpfs /tmp --cap-drop ALL -- ./server
   Two layers; what changes stays in ./up, and `onlay diff ./up` lists it:
     onlay run --lower ./app --lower ./debian --upper ./up --work ./work -- make install
 
@@ -24,56 +32,69 @@ command can't be executed, 127 if it is not there.";
 
 /// Run a command in the merged view, in namespaces of its own
 #[derive(Debug, Clone, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, disable_help_flag = true)]
 #[group(skip)]
 #[command(group(ArgGroup::new("view").required(true).args(["rootfs", "lower", "host"])))]
 pub(in crate::cli) struct RunArgs {
     /// The one lower layer: an unpacked root
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "View")]
     pub(in crate::cli) rootfs: Option<PathBuf>,
 
     /// A lower layer; repeat it, the top one first
-    #[arg(long, value_name = "DIR", action = clap::ArgAction::Append)]
+    #[arg(long, value_name = "DIR", action = clap::ArgAction::Append, help_heading = "View")]
     pub(in crate::cli) lower: Vec<PathBuf>,
 
     /// The machine's own root as the lower layer: nothing of it is changed
-    #[arg(long)]
+    #[arg(long, help_heading = "View")]
     pub(in crate::cli) host: bool,
 
     /// Where changes go [default: a directory that is removed in the end]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "View")]
     pub(in crate::cli) upper: Option<PathBuf>,
 
     /// An empty directory on the file system of the upper
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = "View")]
     pub(in crate::cli) work: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub(in crate::cli) process: ProcessArgs,
+
+    /// The program to run, whatever the image says; the command is its arguments
+    #[arg(long, value_name = "PROGRAM", help_heading = "Process")]
+    pub(in crate::cli) entrypoint: Option<OsString>,
+
+    /// An init as process 1: there always is one
+    #[arg(long, help_heading = "Process")]
+    pub(in crate::cli) init: bool,
+
+    #[command(flatten)]
+    pub(in crate::cli) volumes: VolumeArgs,
+
     /// The network inside [default: none, with --host: host]
-    #[arg(long, value_name = "NET")]
+    #[arg(long, visible_alias = "net", value_name = "NET", help_heading = "Network")]
     pub(in crate::cli) network: Option<NetworkArg>,
 
-    /// Set a variable; without a value, take it over from here
-    #[arg(short, long, value_name = "NAME[=VALUE]", action = clap::ArgAction::Append)]
-    pub(in crate::cli) env: Vec<OsString>,
-
-    /// The working directory inside [default: /, with --host: this one]
-    #[arg(short, long, value_name = "DIR")]
-    pub(in crate::cli) workdir: Option<PathBuf>,
-
     /// The host name inside [default: onlay, with --host: the machine's]
-    #[arg(long, value_name = "NAME")]
+    #[arg(short = 'h', long, value_name = "NAME", help_heading = "Network")]
     pub(in crate::cli) hostname: Option<String>,
+
+    #[command(flatten)]
+    pub(in crate::cli) security: SecurityArgs,
 
     /// Print what would be done
     #[arg(long)]
     pub(in crate::cli) dry_run: bool,
+
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    pub(in crate::cli) help: Option<bool>,
 
     /// The command and its arguments [default with --host: $SHELL]
     #[arg(
         value_name = "COMMAND",
         trailing_var_arg = true,
         allow_hyphen_values = true,
-        required_unless_present = "host"
+        required_unless_present_any = ["host", "entrypoint"]
     )]
     pub(in crate::cli) command: Vec<OsString>,
 }
@@ -87,18 +108,19 @@ pub(in crate::cli) enum NetworkArg {
     None,
 }
 
-/// What of the arguments makes no sense, one line.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(in crate::cli) enum ArgError {
-    /// `--workdir`.
-    #[error("--workdir {0}: not an absolute path")]
-    Workdir(PathBuf),
-    /// `--env`.
-    #[error("--env {0:?}: a variable needs a name")]
-    Env(OsString),
-    /// `--hostname`.
-    #[error("--hostname {0:?}: a host name has 1 to 64 letters, digits, '-' and '.'")]
-    Hostname(String),
+/// What an image says of how it is run (OCI image specification, config). Empty where there is no image.
+#[derive(Debug, Clone, Default)]
+pub(in crate::cli) struct Defaults {
+    /// Comes before the command.
+    pub(in crate::cli) entrypoint: Vec<OsString>,
+    /// The command if the user names none.
+    pub(in crate::cli) command: Vec<OsString>,
+    /// Variables, before the user's.
+    pub(in crate::cli) env: Vec<(OsString, OsString)>,
+    /// The working directory.
+    pub(in crate::cli) workdir: Option<PathBuf>,
+    /// `USER[:GROUP]`.
+    pub(in crate::cli) user: Option<String>,
 }
 
 /// What a run takes over from where it is called.
@@ -116,33 +138,30 @@ impl Caller {
         Self { env: std::env::vars_os().collect(), cwd: std::env::current_dir().ok() }
     }
 
-    fn get(&self, name: &str) -> Option<&OsString> {
+    pub(super) fn get(&self, name: &str) -> Option<&OsString> {
         self.env.iter().find(|(n, _)| n == name).map(|(_, value)| value)
     }
 }
 
 impl RunArgs {
-    /// The runner's spec: no input but the arguments. `base` is a directory for the mountpoint, `hide` what is not to be
-    /// seen inside.
+    /// The runner's spec: no input but the arguments, and the files they name. `image` is what the image says, `base` a
+    /// directory for the mountpoint, `hide` what is not to be seen inside.
     ///
     /// # Errors
-    /// A value that makes no sense.
+    /// A value that makes no sense, a file that is not there.
     pub(in crate::cli) fn spec(
         &self,
         mapping: Mapping,
         caller: &Caller,
+        image: &Defaults,
         base: &Path,
         hide: &[PathBuf],
     ) -> Result<Spec, ArgError> {
-        let workdir = match (&self.workdir, self.host) {
-            (Some(dir), _) if dir.is_absolute() => Some(dir.clone()),
-            (Some(dir), _) => return Err(ArgError::Workdir(dir.clone())),
-            (None, true) => caller.cwd.clone(),
-            (None, false) => None,
-        };
         let hostname = match (&self.hostname, self.host) {
             (Some(name), _) if is_host_name(name) => Some(name.clone()),
-            (Some(name), _) => return Err(ArgError::Hostname(name.clone())),
+            (Some(name), _) => {
+                return Err(ArgError::value("hostname", name, "a host name has 1 to 64 letters, digits, '-' and '.'"));
+            }
             (None, true) => None,
             (None, false) => Some("onlay".to_owned()),
         };
@@ -150,64 +169,91 @@ impl RunArgs {
             (Some(NetworkArg::Host), _) | (None, true) => Network::Host,
             (Some(NetworkArg::None), _) | (None, false) => Network::None,
         };
-        Ok(Spec {
-            command: self.command(caller),
-            env: self.environment(caller, hostname.as_deref())?,
+        let workdir = match (self.process.workdir()?, self.host) {
+            (Some(dir), _) => Some(dir),
+            (None, true) => caller.cwd.clone(),
+            (None, false) => image.workdir.clone(),
+        };
+        let user = self.process.user.clone().or_else(|| image.user.clone().filter(|u| !u.is_empty()));
+        let process = Process {
+            env: self.environment(caller, image, hostname.as_deref(), user.is_some())?,
             workdir,
+            user,
+            capabilities: self.security.capabilities()?,
+            no_new_privs: self.security.no_new_privs()?,
+            seccomp: self.security.seccomp()?,
+            limits: self.process.limits()?,
+            terminal: self.process.tty,
+            // The machine's own root is used like a shell's child; the rest as docker's containers.
+            stdin: self.process.interactive || self.host,
+            ..Process::new(self.command(caller, image))
+        };
+        Ok(Spec {
             hostname,
             network,
-            mapping,
-            base: base.to_owned(),
             host: self.host,
             hide: hide.to_owned(),
-            no_new_privs: true,
+            volumes: self.volumes.volumes(caller.cwd.as_deref())?,
+            read_only: self.volumes.read_only,
+            mask: self.security.masked()?,
+            unmask: self.security.unmasked()?,
+            ..Spec::new(process, mapping, base.to_owned())
         })
     }
 
-    fn command(&self, caller: &Caller) -> Vec<OsString> {
-        if !self.command.is_empty() {
-            return self.command.clone();
+    fn command(&self, caller: &Caller, image: &Defaults) -> Vec<OsString> {
+        let mut words = Vec::new();
+        match &self.entrypoint {
+            Some(program) => words.extend((!program.is_empty()).then(|| program.clone())),
+            None => words.extend(image.entrypoint.iter().cloned()),
         }
-        let shell = caller.get("SHELL").filter(|s| !s.is_empty());
-        vec![shell.cloned().unwrap_or_else(|| OsString::from("sh"))]
+        if !self.command.is_empty() {
+            words.extend(self.command.iter().cloned());
+        } else if self.entrypoint.is_none() {
+            words.extend(image.command.iter().cloned());
+        }
+        if words.is_empty() && self.host {
+            let shell = caller.get("SHELL").filter(|s| !s.is_empty());
+            words.push(shell.cloned().unwrap_or_else(|| OsString::from("sh")));
+        }
+        words
     }
 
-    fn environment(&self, caller: &Caller, hostname: Option<&str>) -> Result<Vec<(OsString, OsString)>, ArgError> {
+    fn environment(
+        &self,
+        caller: &Caller,
+        image: &Defaults,
+        hostname: Option<&str>,
+        other_user: bool,
+    ) -> Result<Vec<(OsString, OsString)>, ArgError> {
         let mut env: Vec<(OsString, OsString)> = Vec::new();
         if self.host {
             env.clone_from(&caller.env);
         } else {
             env.push(("PATH".into(), PATH.into()));
-            env.push(("HOME".into(), "/root".into()));
+            if !other_user {
+                env.push(("HOME".into(), "/root".into()));
+            }
+            if self.process.tty {
+                env.push(("TERM".into(), "xterm".into()));
+            }
             env.extend(caller.get("TERM").map(|term| ("TERM".into(), term.clone())));
         }
         env.extend(hostname.map(|name| ("HOSTNAME".into(), name.into())));
         env.push(("container".into(), "onlay".into()));
-        for word in &self.env {
-            env.extend(variable(word, caller)?);
-        }
-        // A later value wins.
-        let mut seen = std::collections::HashSet::new();
-        env.reverse();
-        env.retain(|(name, _)| seen.insert(name.clone()));
-        env.reverse();
-        Ok(env)
+        env.extend(image.env.iter().cloned());
+        env.extend(self.process.variables(caller)?);
+        Ok(last_wins(env))
     }
 }
 
-fn variable(word: &OsString, caller: &Caller) -> Result<Option<(OsString, OsString)>, ArgError> {
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
-    let bytes = word.as_bytes();
-    let (name, value) = match bytes.iter().position(|b| *b == b'=') {
-        Some(at) => (&bytes[..at], Some(OsString::from_vec(bytes[at + 1..].to_vec()))),
-        None => (bytes, None),
-    };
-    if name.is_empty() {
-        return Err(ArgError::Env(word.clone()));
-    }
-    let name = OsString::from_vec(name.to_vec());
-    let value = value.or_else(|| caller.env.iter().find(|(n, _)| *n == name).map(|(_, v)| v.clone()));
-    Ok(value.map(|v| (name, v)))
+/// Of each name the last value, where that stood.
+pub(super) fn last_wins(mut env: Vec<(OsString, OsString)>) -> Vec<(OsString, OsString)> {
+    let mut seen = std::collections::HashSet::new();
+    env.reverse();
+    env.retain(|(name, _)| seen.insert(name.clone()));
+    env.reverse();
+    env
 }
 
 fn is_host_name(name: &str) -> bool {

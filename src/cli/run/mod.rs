@@ -1,13 +1,17 @@
 //! `onlay run`: where the union, its service and the runner meet.
 
 mod args;
+mod process;
+mod security;
+mod values;
 mod view;
+mod volumes;
 
 use std::path::Path;
 use std::process::ExitCode;
 
-use args::Caller;
 pub(super) use args::RunArgs as Args;
+use args::{Caller, Defaults};
 use view::View;
 
 use super::error::Error;
@@ -51,7 +55,7 @@ fn try_run(args: &Args) -> Result<ExitCode, Error> {
         .prefix("onlay-")
         .tempdir_in(scratch())
         .map_err(|e| Error::new(format!("directory for the run in {}: {}", scratch().display(), why(&e))))?;
-    let spec = args.spec(mapping, &Caller::here(), base.path(), &[]).map_err(Error::new)?;
+    let spec = args.spec(mapping, &Caller::here(), &Defaults::default(), base.path(), &[])?;
     if args.dry_run {
         print(format!("{}\n", runner::plan(&spec)).as_bytes())?;
         return Ok(ExitCode::SUCCESS);

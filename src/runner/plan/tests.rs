@@ -4,18 +4,8 @@ use super::*;
 use crate::runner::Mapping;
 
 fn spec() -> Spec {
-    Spec {
-        command: vec!["true".into(), "a".into()],
-        env: Vec::new(),
-        workdir: None,
-        hostname: Some("box".into()),
-        network: Network::None,
-        mapping: Mapping::of_caller().unwrap(),
-        base: "/base".into(),
-        host: false,
-        hide: Vec::new(),
-        no_new_privs: true,
-    }
+    let process = Process::new(vec!["true".into(), "a".into()]);
+    Spec { hostname: Some("box".into()), ..Spec::new(process, Mapping::of_caller().unwrap(), "/base".into()) }
 }
 
 fn position(plan: &Plan, step: &Step) -> usize {
@@ -38,10 +28,55 @@ fn all_mounting_comes_before_the_switch_and_all_giving_up_after() {
     ] {
         assert!(position(&plan, &step) < switch, "{step}");
     }
-    for step in [Step::ChangeDir("/".into()), Step::LimitCapabilities, Step::NoNewPrivs] {
-        assert!(position(&plan, &step) > switch, "{step}");
-    }
-    assert!(position(&plan, &Step::LimitCapabilities) > position(&plan, &Step::ChangeDir("/".into())));
+    assert!(
+        plan.steps()[switch + 1..].iter().all(|s| matches!(s, Step::LimitBounding(_) | Step::LimitCapabilities(_)))
+    );
+    let last = [Step::LimitCapabilities(KEPT_CAPABILITIES), Step::NoNewPrivs, Step::Seccomp];
+    assert!(plan.entry().ends_with(&last), "{plan}");
+}
+
+#[test]
+fn without_no_new_privs_the_filter_comes_while_it_may() {
+    let process = Process { no_new_privs: false, user: Some("web".into()), ..Process::new(vec!["true".into()]) };
+    let entry = entry(&process, true);
+    let at = |step: Step| entry.iter().position(|s| *s == step).unwrap();
+    assert!(at(Step::Seccomp) < at(Step::LimitBounding(KEPT_CAPABILITIES)));
+    assert!(at(Step::LimitBounding(KEPT_CAPABILITIES)) < at(Step::SetUser("web".into())));
+    assert!(at(Step::SetUser("web".into())) < at(Step::LimitCapabilities(KEPT_CAPABILITIES)));
+    assert!(!entry.contains(&Step::NoNewPrivs));
+}
+
+#[test]
+fn init_keeps_what_starting_a_command_takes_and_no_more() {
+    let process = Process { capabilities: CapabilitySet::empty(), ..Process::new(vec!["true".into()]) };
+    let kept = init_capabilities(&process);
+    assert!(kept.contains(CapabilitySet::SETUID | CapabilitySet::KILL));
+    assert!(!kept.intersects(CapabilitySet::SYS_ADMIN | CapabilitySet::SYS_PTRACE | CapabilitySet::NET_ADMIN));
+}
+
+#[test]
+fn volumes_are_mounted_before_the_view_is_sealed() {
+    let volume = Volume {
+        source: crate::runner::Source::Tmpfs(Vec::new()),
+        target: "/t".into(),
+        read_only: false,
+        no_exec: true,
+        no_suid: true,
+        no_dev: true,
+    };
+    let plan = plan(&Spec { volumes: vec![volume.clone()], read_only: true, ..spec() });
+    assert!(position(&plan, &Step::Volume(volume)) < position(&plan, &Step::SealView));
+    assert!(position(&plan, &Step::SealView) < position(&plan, &Step::PivotRoot));
+}
+
+#[test]
+fn what_is_unmasked_is_left_alone() {
+    let masks = |unmask: &[&str]| {
+        let plan = plan(&Spec { unmask: unmask.iter().map(Into::into).collect(), ..spec() });
+        plan.steps().iter().filter(|s| matches!(s, Step::Mask(_) | Step::ReadOnly(_))).count()
+    };
+    assert_eq!(masks(&["/"]), 0);
+    assert_eq!(masks(&["/proc/kcore"]) + 1, masks(&[]));
 }
 
 #[test]
@@ -84,7 +119,7 @@ fn names_are_resolved_where_there_is_a_network() {
 fn it_prints_one_step_a_line() {
     let plan = plan(&spec());
     let text = plan.to_string();
-    assert_eq!(text.lines().count(), plan.steps().len() + 4);
+    assert_eq!(text.lines().count(), plan.steps().len() + plan.entry().len() + 5);
     assert!(text.starts_with("new namespaces: user mount pid ipc uts cgroup net\nmap uids 0:"), "{text}");
     assert!(text.contains("limit capabilities to CHOWN DAC_OVERRIDE FOWNER"), "{text}");
     assert!(text.ends_with("\nexecute true a"), "{text}");

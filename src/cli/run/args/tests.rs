@@ -18,38 +18,39 @@ fn caller() -> Caller {
 }
 
 fn spec(args: &str) -> Result<Spec, ArgError> {
-    parse(args).unwrap().spec(Mapping::of_caller().unwrap(), &caller(), Path::new("/base"), &[])
+    parse(args).unwrap().spec(Mapping::of_caller().unwrap(), &caller(), &Defaults::default(), Path::new("/base"), &[])
 }
 
 fn env(spec: &Spec) -> Vec<String> {
-    spec.env.iter().map(|(n, v)| format!("{}={}", n.to_str().unwrap(), v.to_str().unwrap())).collect()
+    spec.process.env.iter().map(|(n, v)| format!("{}={}", n.to_str().unwrap(), v.to_str().unwrap())).collect()
 }
 
 #[test]
 fn a_rootfs_gets_a_clean_environment() {
     let spec = spec("--rootfs r -e A=1=2 -e SECRET -e NONE -e HOME=/h sh -c -x").unwrap();
-    assert_eq!(spec.command, ["sh", "-c", "-x"]);
+    assert_eq!(spec.process.command, ["sh", "-c", "-x"]);
     let path = format!("PATH={PATH}");
     let want = [&*path, "TERM=xterm", "HOSTNAME=onlay", "container=onlay", "A=1=2", "SECRET=s", "HOME=/h"];
     assert_eq!(env(&spec), want);
-    assert_eq!((spec.network, spec.hostname.as_deref(), &spec.workdir), (Network::None, Some("onlay"), &None));
+    assert_eq!((spec.network, spec.hostname.as_deref(), &spec.process.workdir), (Network::None, Some("onlay"), &None));
 }
 
 #[test]
 fn the_host_gets_the_callers() {
     let spec = spec("--host").unwrap();
-    assert_eq!(spec.command, ["/bin/zsh"]);
+    assert_eq!(spec.process.command, ["/bin/zsh"]);
     assert_eq!(env(&spec), ["SHELL=/bin/zsh", "TERM=xterm", "SECRET=s", "container=onlay"]);
-    assert_eq!(spec.workdir.as_deref(), Some(Path::new("/home/ann")));
+    assert_eq!(spec.process.workdir.as_deref(), Some(Path::new("/home/ann")));
     assert_eq!((spec.network, spec.hostname), (Network::Host, None));
     let none = parse("--host --network none").unwrap().spec(
         Mapping::of_caller().unwrap(),
         &Caller::default(),
+        &Defaults::default(),
         Path::new("/base"),
         &[],
     );
     let none = none.unwrap();
-    assert_eq!((none.network, none.command), (Network::None, vec![OsString::from("sh")]));
+    assert_eq!((none.network, none.process.command), (Network::None, vec![OsString::from("sh")]));
 }
 
 #[test]
@@ -67,7 +68,49 @@ fn what_makes_no_sense_is_refused() {
     assert_eq!(kind("--rootfs r --host ls"), ErrorKind::ArgumentConflict);
     assert_eq!(kind("--rootfs r --lower l ls"), ErrorKind::ArgumentConflict);
     assert_eq!(kind("--host --network bridge ls"), ErrorKind::InvalidValue);
-    assert_eq!(spec("--host -w here ls"), Err(ArgError::Workdir("here".into())));
-    assert_eq!(spec("--host -e =x ls"), Err(ArgError::Env("=x".into())));
-    assert_eq!(spec("--host --hostname a_b ls"), Err(ArgError::Hostname("a_b".into())));
+    for (args, why) in [
+        ("--host -w here ls", "--workdir here: not an absolute path"),
+        ("--host -e =x ls", "--env =x: a variable needs a name"),
+        ("--host --hostname a_b ls", "--hostname a_b: a host name has 1 to 64 letters, digits, '-' and '.'"),
+        ("--host --env-file /no/such ls", "--env-file /no/such: No such file or directory"),
+        ("--host --ulimit x ls", "--ulimit x: not NAME=SOFT[:HARD]"),
+    ] {
+        assert_eq!(spec(args).unwrap_err().to_string(), why);
+    }
+}
+
+#[test]
+fn what_the_image_says_comes_before_what_is_said_here() {
+    let words = |w: &[&str]| w.iter().map(OsString::from).collect::<Vec<_>>();
+    let image = Defaults {
+        entrypoint: words(&["/init", "-v"]),
+        command: words(&["serve"]),
+        env: vec![("PATH".into(), "/app".into()), ("A".into(), "image".into())],
+        workdir: Some("/srv".into()),
+        user: Some("web".into()),
+    };
+    let spec = |args: &str| {
+        let mapping = Mapping::of_caller().unwrap();
+        parse(args).unwrap().spec(mapping, &caller(), &image, Path::new("/base"), &[]).unwrap()
+    };
+    let s = spec("--rootfs r --entrypoint /x -e A=here -u 7 -w /w");
+    assert_eq!((s.process.command, s.process.user.as_deref()), (words(&["/x"]), Some("7")));
+    assert_eq!(s.process.workdir.as_deref(), Some(Path::new("/w")));
+    let s = spec("--rootfs r other");
+    assert_eq!((&s.process.command, s.process.user.as_deref()), (&words(&["/init", "-v", "other"]), Some("web")));
+    assert_eq!(s.process.workdir.as_deref(), Some(Path::new("/srv")));
+    assert!(env(&s).contains(&"PATH=/app".to_owned()) && env(&s).contains(&"A=image".to_owned()));
+    assert!(!env(&s).iter().any(|e| e.starts_with("HOME=")), "another user has another home");
+    let s = spec("--rootfs r --entrypoint= a b");
+    assert_eq!(s.process.command, words(&["a", "b"]));
+}
+
+#[test]
+fn input_and_terminal_are_asked_for() {
+    let process = |args: &str| spec(args).unwrap().process;
+    let p = process("--rootfs r ls");
+    assert!(!p.stdin && !p.terminal);
+    let p = process("--rootfs r -it ls");
+    assert!(p.stdin && p.terminal);
+    assert!(process("--host").stdin);
 }

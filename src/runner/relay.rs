@@ -1,0 +1,144 @@
+//! The caller's side of the command's own terminal: what is typed goes in, what is printed comes out, the window's size
+//! follows, and the caller's terminal is raw meanwhile: every key is the command's.
+
+use std::io::{IsTerminal, stdin, stdout};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::{read, write};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+
+/// Between the caller's standard input and output and the command's terminal.
+#[derive(Debug)]
+pub(super) struct Relay {
+    master: OwnedFd,
+    /// Standard input is passed on, and has not ended.
+    input: bool,
+    /// Read, and not yet taken by the terminal.
+    pending: Vec<u8>,
+    /// The command's end is closed.
+    over: bool,
+    /// How the caller's terminal was.
+    before: Option<Termios>,
+}
+
+type Done = Result<(), rustix::io::Errno>;
+
+impl Relay {
+    /// Takes the master; the caller's terminal becomes raw if `input` is passed on from one.
+    pub(super) fn new(master: OwnedFd, input: bool) -> Result<Self, rustix::io::Errno> {
+        // A command that does not read must not keep what it prints from being seen.
+        rustix::io::ioctl_fionbio(&master, true)?;
+        let mut relay = Self { master, input, pending: Vec::new(), over: false, before: None };
+        relay.resize()?;
+        if input && stdin().is_terminal() {
+            let before = tcgetattr(stdin())?;
+            let mut raw = before.clone();
+            raw.make_raw();
+            tcsetattr(stdin(), OptionalActions::Drain, &raw)?;
+            relay.before = Some(before);
+        }
+        Ok(relay)
+    }
+
+    /// The window of the caller's has another size.
+    pub(super) fn resize(&self) -> Done {
+        match tcgetwinsize(stdout()).or_else(|_| tcgetwinsize(stdin())) {
+            Ok(size) => tcsetwinsize(&self.master, size),
+            // Neither is a terminal.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// What to wait for: the terminal to be read, the terminal to be written, standard input.
+    pub(super) fn wants(&self) -> (bool, bool, bool) {
+        (!self.over, !self.over && !self.pending.is_empty(), self.input && !self.over && self.pending.is_empty())
+    }
+
+    pub(super) fn master(&self) -> BorrowedFd<'_> {
+        self.master.as_fd()
+    }
+
+    /// Passes on what is there, in both directions.
+    pub(super) fn pass(&mut self, input_ready: bool) -> Done {
+        if input_ready && self.input {
+            let mut buf = [0; 4096];
+            match read(stdin(), &mut buf) {
+                Ok(0) => {
+                    self.input = false;
+                    if self.before.is_none() {
+                        // The end of a file is the key that says so, at the beginning of a line.
+                        self.pending.push(END_OF_FILE);
+                    }
+                }
+                Ok(n) => self.pending.extend_from_slice(&buf[..n]),
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+                // The caller's terminal has hung up.
+                Err(_) => self.input = false,
+            }
+        }
+        if !self.pending.is_empty() && !self.over {
+            match write(&self.master, &self.pending) {
+                Ok(n) => drop(self.pending.drain(..n)),
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+                Err(_) => self.over = true,
+            }
+        }
+        self.print()
+    }
+
+    fn print(&mut self) -> Done {
+        let mut buf = [0; 16 * 1024];
+        while !self.over {
+            match read(&self.master, &mut buf) {
+                Ok(n) if n > 0 => write_all(&buf[..n])?,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => break,
+                // EIO: nobody has the other end open any more.
+                Ok(_) | Err(_) => self.over = true,
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything is over: prints what is left, and gives the caller's terminal back as it was.
+    pub(super) fn end(mut self) -> Done {
+        let printed = self.print();
+        self.restore().and(printed)
+    }
+
+    fn restore(&mut self) -> Done {
+        match self.before.take() {
+            Some(before) => tcsetattr(stdin(), OptionalActions::Drain, &before),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        if let Err(e) = self.restore() {
+            log::warn!("the terminal could not be set back: {e}");
+        }
+    }
+}
+
+/// ^D, termios(3).
+const END_OF_FILE: u8 = 4;
+
+fn write_all(mut bytes: &[u8]) -> Done {
+    while !bytes.is_empty() {
+        match write(stdout(), bytes) {
+            Ok(n) => bytes = &bytes[n..],
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => {
+                let stdout = stdout();
+                let mut fds = [rustix::event::PollFd::new(&stdout, rustix::event::PollFlags::OUT)];
+                rustix::event::poll(&mut fds, None)?;
+            }
+            // Whoever closed it does not want to know.
+            Err(rustix::io::Errno::PIPE | rustix::io::Errno::IO) => return Ok(()),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
