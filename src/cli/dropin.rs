@@ -75,12 +75,10 @@ pub(super) fn run(args: &[OsString]) -> Result<ExitCode, Error> {
     let Some(mountpoint) = args.places.last() else {
         return Err(Error::new("no mountpoint").hint("fuse-overlayfs -o lowerdir=A:B,upperdir=U,workdir=W MOUNTPOINT"));
     };
-    let mut settings = Settings { patience: PATIENCE, ..Settings::default() };
+    let plain = std::env::var_os("FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT").is_some();
+    let mut settings = Settings { patience: PATIENCE, plain, ..Settings::default() };
     for words in &args.options {
         settings.take(words)?;
-    }
-    if std::env::var_os("FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT").is_some() {
-        log::warn!("FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT: whiteouts are devices all the same");
     }
     mount(&settings, mountpoint, args.foreground || args.debug)
 }

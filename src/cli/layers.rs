@@ -10,7 +10,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use super::error::Error;
 use crate::fuse::is_idmapped;
 use crate::layer::{Handle, disk};
-use crate::overlay::{self, Layers, Lower, Upper};
+use crate::overlay::{self, Layers, Lower, Plain, Upper};
 use crate::vocab::dialect::Prefix;
 use crate::vocab::why;
 
@@ -107,6 +107,17 @@ impl Given {
             }
         }
         Ok(Checked { lowers, writable })
+    }
+
+    /// Tells that whiteouts are files in the upper; loudly where nobody asked for it.
+    pub(super) fn say_plain(&self, why: Plain) {
+        let upper = self.upper.as_deref().unwrap_or(Path::new("")).display();
+        let words =
+            format!("upper {upper}: whiteouts are kept as .wh. files, and lower directories can't be renamed ({why})");
+        match why {
+            Plain::Asked | Plain::Before => log::info!("{words}"),
+            Plain::NoAttributes | Plain::NoDevices | Plain::NoFlags => log::warn!("{words}"),
+        }
     }
 
     /// What the union says of its layers, with their names.
@@ -218,8 +229,9 @@ impl Dir {
                     std::thread::sleep(Duration::from_millis(5));
                 }
                 Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let by = holder(&fd).map_or(String::new(), |pid| format!(" (process {pid})"));
                     return Err(Error::new(format!(
-                        "{} {} is in use by another mount",
+                        "{} {} is in use by another mount{by}",
                         self.what,
                         self.given.display()
                     ))
@@ -229,6 +241,20 @@ impl Dir {
             }
         }
     }
+}
+
+/// Who has locked this directory, as far as `/proc/locks` (proc(5)) tells us.
+fn holder(dir: &OwnedFd) -> Option<u32> {
+    let st = rustix::fs::fstat(dir).ok()?;
+    let (major, minor) = (rustix::fs::major(st.st_dev), rustix::fs::minor(st.st_dev));
+    let inode = format!("{major:02x}:{minor:02x}:{}", st.st_ino);
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    // `1: FLOCK  ADVISORY  WRITE 1234 fe:01:5678 0 EOF`; process 0 is one that we can't see.
+    locks.lines().find_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (held, pid) = (words.get(1) == Some(&"FLOCK") && words.get(5) == Some(&&*inode), words.get(4)?);
+        if held { pid.parse().ok().filter(|pid| *pid != 0) } else { None }
+    })
 }
 
 fn refuse_overlap(a: &Dir, b: &Dir) -> Result<(), Error> {

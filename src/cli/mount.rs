@@ -98,6 +98,8 @@ fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result
     };
     let config = Config {
         prefix,
+        default_prefix: prefix_without_upper(),
+        plain: settings.plain,
         stored_owners: settings.stored_owners.is_some(),
         stored_attr: settings.stored_owners.unwrap_or(STORED_STAT),
         mapped_lowers: if settings.ids.is_identity() { Vec::new() } else { settings.given.idmapped()? },
@@ -112,7 +114,7 @@ fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     signals.thread_block().map_err(|e| Error::new(format!("block signals: {e}")))?;
     // Mounted first: when that is refused, nothing has been made in the work directory.
-    let mount = Mount::new(checked, &options)?;
+    let mount = Mount::aside(checked, &options)?;
     let overlay = match Overlay::new(layers, config) {
         Ok(overlay) => Arc::new(overlay),
         Err(e) => {
@@ -120,6 +122,9 @@ fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result
             return Err(settings.given.explain(e));
         }
     };
+    if let Some(why) = overlay.plain() {
+        settings.given.say_plain(why);
+    }
     let session = Session::new(mount, overlay.clone(), &settings.tuning)?;
     if settings.verbose {
         for chosen in session.mechanisms() {

@@ -3,7 +3,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::Error;
@@ -29,10 +29,12 @@ pub(super) struct Settings {
     pub(super) patience: Duration,
     /// Tell which mechanisms were chosen.
     pub(super) verbose: bool,
+    /// Whiteouts are to be `.wh.` files in the upper.
+    pub(super) plain: bool,
 }
 
 /// Accepted in silence: how it always is, or a hint for speed that has no meaning here.
-const NO_EFFECT: [&str; 27] = [
+const NO_EFFECT: [&str; 26] = [
     "default_permissions",
     "noatime",
     "private",
@@ -43,7 +45,6 @@ const NO_EFFECT: [&str; 27] = [
     "metacopy",
     "index",
     "noacl",
-    "context",
     "fast_ino",
     "fsync",
     "sync",
@@ -75,6 +76,7 @@ impl Default for Settings {
             // A daemon that was just unmounted writes what it has.
             patience: Duration::from_secs(2),
             verbose: false,
+            plain: false,
         }
     }
 }
@@ -131,9 +133,7 @@ impl Settings {
             "noxattrs" => self.tuning.attrs = Attrs::None,
             // Whichever comes first, the stricter one stays.
             "noacl" if self.tuning.attrs == Attrs::All => self.tuning.attrs = Attrs::NoAcls,
-            "context" if Path::new("/sys/fs/selinux/enforce").exists() => {
-                log::warn!("option context is not passed on to SELinux yet");
-            }
+            "context" => self.mount.context = Some(String::from_utf8_lossy(needed()?).into_owned()),
             "xattr_permissions" => self.stored_owners = stored_owners(needed()?)?,
             "uidmapping" => self.ids.uid.set_ranges(id_map(name, needed()?)?),
             "gidmapping" => self.ids.gid.set_ranges(id_map(name, needed()?)?),

@@ -1,4 +1,7 @@
-//! A fuse mount: made by mount(2) where we may, by the set-user-id helper fusermount3 where not.
+//! A fuse mount: made by fsopen(2) or mount(2) where we may, by the set-user-id helper fusermount3 where not.
+//!
+//! One of fsopen(2) is in no place until its [requests are answered](Unmount::attach): who waits for it to appear never
+//! meets one that is not ready, nor one that we are busy with ourselves.
 //!
 //! A mount is known by its *mount id* from then on, never by its path alone: somebody may have unmounted it and mounted
 //! something else there meanwhile.
@@ -9,9 +12,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Mode, OFlags, Statx, StatxFlags};
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType, recvmsg, socketpair,
 };
@@ -21,6 +26,10 @@ use super::{Error, FS_TYPE};
 
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";
+/// What is shown after `fuse.` as the type.
+const SUBTYPE: &str = "onlay";
+/// It is there where SELinux runs: `context` means nothing to the kernel elsewhere.
+const SELINUX: &str = "/sys/fs/selinux/enforce";
 
 /// How to mount.
 #[derive(Clone, Debug)]
@@ -37,11 +46,21 @@ pub struct Options {
     pub exec: bool,
     /// What is shown as the source.
     pub source: String,
+    /// SELinux's label of everything in it, passed on where SELinux runs.
+    pub context: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { read_only: false, allow_other: None, suid: true, dev: true, exec: true, source: "onlay".into() }
+        Self {
+            read_only: false,
+            allow_other: None,
+            suid: true,
+            dev: true,
+            exec: true,
+            source: "onlay".into(),
+            context: None,
+        }
     }
 }
 
@@ -51,6 +70,8 @@ pub struct Mount {
     path: PathBuf,
     id: Option<MountId>,
     device: OwnedFd,
+    /// While it is in no place.
+    tree: Option<OwnedFd>,
 }
 
 /// Tells a mount from every other one (`STATX_MNT_ID` of statx(2)).
@@ -80,6 +101,26 @@ impl Mountpoint {
 }
 
 impl Mount {
+    /// Mounts, in no place as yet where the kernel can do that: there it appears when its session is served.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn aside(at: Mountpoint, options: &Options) -> Result<Self, Error> {
+        match mount_detached(&at.device, options) {
+            Ok(tree) => Ok(Self {
+                path: at.path,
+                id: stat_tree(&tree).ok().map(|st| MountId(st.stx_mnt_id)),
+                device: at.device,
+                tree: Some(tree),
+            }),
+            Err(e) => {
+                // mount(2) and the helper say better what is wrong, if it is not the call that is missing.
+                log::debug!("{}: no mount by fsopen: {e}", at.path.display());
+                Self::new(at, options)
+            }
+        }
+    }
+
     /// Mounts. Nobody answers until a [`Session`](super::Session) is made of it.
     ///
     /// # Errors
@@ -92,7 +133,7 @@ impl Mount {
         };
         // A stat of the root would wait for an answer from us; the mount's id alone is known without.
         let id = mount_id(&path).ok();
-        Ok(Self { path, id, device })
+        Ok(Self { path, id, device, tree: None })
     }
 
     /// Where it is mounted.
@@ -109,7 +150,7 @@ impl Mount {
 
     /// The connection to the kernel, and what is needed to unmount.
     pub(super) fn split(self) -> (OwnedFd, Unmount) {
-        (self.device, Unmount { path: self.path, id: self.id })
+        (self.device, Unmount { path: self.path, id: self.id, tree: Arc::new(Mutex::new(self.tree)) })
     }
 }
 
@@ -118,6 +159,7 @@ impl Mount {
 pub(super) struct Unmount {
     path: PathBuf,
     id: Option<MountId>,
+    tree: Arc<Mutex<Option<OwnedFd>>>,
 }
 
 impl Unmount {
@@ -127,15 +169,43 @@ impl Unmount {
 
     /// Major and minor number of the mounted file system, which are known without an answer from us.
     pub(super) fn device_number(&self) -> io::Result<(u32, u32)> {
-        let st = stat_mount(&self.path)?;
+        let st = match &*self.tree.lock() {
+            Some(tree) => stat_tree(tree)?,
+            None => stat_mount(&self.path)?,
+        };
         if self.id != Some(MountId(st.stx_mnt_id)) {
             return Err(rustix::io::Errno::STALE.into());
         }
         Ok((st.stx_dev_major, st.stx_dev_minor))
     }
 
+    /// Puts the mount in its place, now that somebody answers.
+    ///
+    /// # Errors
+    /// What move_mount(2) answers.
+    pub(super) fn attach(&self) -> Result<(), Error> {
+        // Until the kernel has asked for the root's attributes once, it takes uid 0 for its owner, and would refuse a
+        // chmod of the root as the very first call.
+        let Some(tree) = self.tree.lock().take() else {
+            if let Err(e) = std::fs::metadata(&self.path) {
+                log::debug!("{}: {e}", self.path.display());
+            }
+            return Ok(());
+        };
+        if let Err(e) = rustix::fs::fstat(&tree) {
+            log::debug!("{}: {e}", self.path.display());
+        }
+        let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        // The descriptor goes at once: it keeps the mount busy.
+        rustix::mount::move_mount(tree, "", rustix::fs::CWD, &self.path, flags)
+            .map_err(|e| Error::Mount { path: self.path.clone(), why: e.into() })
+    }
+
     /// Detaches the mount (`MNT_DETACH`) if it is still the one on its path; requests of its last users still come.
     pub(super) fn detach(&self) {
+        if self.tree.lock().take().is_some() {
+            return;
+        }
         if self.id.is_none() || mount_id(&self.path).ok() != self.id {
             log::debug!("{}: already unmounted", self.path.display());
         } else if let Err(e) = unmount(&self.path, true) {
@@ -185,22 +255,70 @@ fn stat_mount(path: &Path) -> rustix::io::Result<Statx> {
     rustix::fs::statx(rustix::fs::CWD, path, flags, StatxFlags::MNT_ID)
 }
 
+/// The same of a mount that is in no place yet.
+fn stat_tree(mount: &OwnedFd) -> rustix::io::Result<Statx> {
+    rustix::fs::statx(mount, "", AtFlags::STATX_DONT_SYNC | AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)
+}
+
+/// What fuse and the security module are told; an option without a value is a flag.
+fn kernel_options(device: &OwnedFd, options: &Options, selinux: bool) -> Vec<(&'static str, Option<String>)> {
+    let mut words = vec![
+        ("fd", Some(device.as_raw_fd().to_string())),
+        ("rootmode", Some("40000".to_owned())),
+        ("user_id", Some(rustix::process::geteuid().as_raw().to_string())),
+        ("group_id", Some(rustix::process::getegid().as_raw().to_string())),
+        ("default_permissions", None),
+    ];
+    words.extend(options.allow_other.unwrap_or(true).then_some(("allow_other", None)));
+    words.extend(options.context.clone().filter(|_| selinux).map(|label| ("context", Some(label))));
+    words
+}
+
+/// The same as one string (mount(8)); a value with a comma is quoted, as SELinux wants it.
+fn joined(words: &[(&str, Option<String>)]) -> String {
+    let word = |(name, value): &(&str, Option<String>)| match value {
+        None => (*name).to_owned(),
+        Some(value) if value.contains(',') => format!("{name}=\"{value}\""),
+        Some(value) => format!("{name}={value}"),
+    };
+    words.iter().map(word).collect::<Vec<_>>().join(",")
+}
+
+fn is_selinux() -> bool {
+    Path::new(SELINUX).exists()
+}
+
+/// fsopen(2) and what belongs to it: a mount that is in no place yet, and goes when the descriptor is closed.
+fn mount_detached(device: &OwnedFd, options: &Options) -> rustix::io::Result<OwnedFd> {
+    use rustix::mount::{fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen};
+    let fs = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&fs, "subtype", SUBTYPE)?;
+    fsconfig_set_string(&fs, "source", &*options.source)?;
+    if options.read_only {
+        fsconfig_set_flag(&fs, "ro")?;
+    }
+    for (name, value) in kernel_options(device, options, is_selinux()) {
+        match value {
+            None => fsconfig_set_flag(&fs, name)?,
+            Some(value) => fsconfig_set_string(&fs, name, value)?,
+        }
+    }
+    fsconfig_create(&fs)?;
+    let mut attrs = MountAttrFlags::MOUNT_ATTR_NOATIME;
+    attrs.set(MountAttrFlags::MOUNT_ATTR_RDONLY, options.read_only);
+    attrs.set(MountAttrFlags::MOUNT_ATTR_NOSUID, !options.suid);
+    attrs.set(MountAttrFlags::MOUNT_ATTR_NODEV, !options.dev);
+    attrs.set(MountAttrFlags::MOUNT_ATTR_NOEXEC, !options.exec);
+    fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, attrs)
+}
+
 fn mount_directly(path: &Path, device: OwnedFd, options: &Options) -> io::Result<OwnedFd> {
     let mut flags = MountFlags::NOATIME;
     flags.set(MountFlags::RDONLY, options.read_only);
     flags.set(MountFlags::NOSUID, !options.suid);
     flags.set(MountFlags::NODEV, !options.dev);
     flags.set(MountFlags::NOEXEC, !options.exec);
-    let mut data = format!(
-        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
-        device.as_raw_fd(),
-        rustix::process::geteuid().as_raw(),
-        rustix::process::getegid().as_raw()
-    );
-    if options.allow_other.unwrap_or(true) {
-        data += ",allow_other";
-    }
-    let data = std::ffi::CString::new(data)?;
+    let data = std::ffi::CString::new(joined(&kernel_options(&device, options, is_selinux())))?;
     rustix::mount::mount(options.source.as_str(), path, FS_TYPE, flags, data.as_c_str())?;
     Ok(device)
 }
@@ -215,10 +333,12 @@ fn mount_by_helper(path: &Path, options: &Options) -> Result<OwnedFd, Error> {
     let mut words = vec![
         if options.read_only { "ro" } else { "rw" }.to_owned(),
         format!("fsname={}", options.source.replace(['\\', ','], "_")),
-        "subtype=onlay,default_permissions,noatime".to_owned(),
+        format!("subtype={SUBTYPE},default_permissions,noatime"),
     ];
     words.extend(others.then(|| "allow_other".to_owned()));
     words.extend((!options.exec).then(|| "noexec".to_owned()));
+    let label = options.context.clone().filter(|_| is_selinux());
+    words.extend(label.map(|label| joined(&[("context", Some(label))])));
 
     let fail = |e: rustix::io::Errno| Error::Mount { path: path.into(), why: e.into() };
     let (ours, theirs) =
@@ -274,4 +394,25 @@ fn receive_descriptor(socket: &impl AsFd) -> rustix::io::Result<Option<OwnedFd>>
 pub(super) fn hides_device(path: &Path) -> bool {
     Path::new(DEVICE).starts_with(path)
         || rustix::fs::open(DEVICE, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).is_err()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_is_told() {
+        let device: OwnedFd = File::open("/dev/null").unwrap().into();
+        let label = Some("system_u:object_r:container_file_t:s0:c1,c2".to_owned());
+        let options = Options { context: label, allow_other: Some(false), ..Options::default() };
+        let told = joined(&kernel_options(&device, &options, true));
+        assert!(told.starts_with(&format!("fd={},rootmode=40000,user_id=", device.as_raw_fd())), "{told}");
+        assert!(
+            told.ends_with(",default_permissions,context=\"system_u:object_r:container_file_t:s0:c1,c2\""),
+            "{told}"
+        );
+        // Without SELinux the kernel refuses the word.
+        let told = joined(&kernel_options(&device, &Options { allow_other: None, ..options }, false));
+        assert!(told.ends_with(",default_permissions,allow_other"), "{told}");
+    }
 }

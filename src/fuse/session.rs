@@ -114,16 +114,12 @@ impl Session {
     /// Answers in threads until the mount is gone, then syncs the upper layer; the handle tells how it ended.
     ///
     /// # Errors
-    /// No thread could be started.
+    /// No thread could be started, or the mount not be put in its place.
     pub fn spawn(self) -> Result<JoinHandle<Result<(), Error>>, Error> {
-        let path = self.unmount.path().to_owned();
+        let unmount = self.unmount.clone();
         let serve = || self.fuser.run().map_err(Error::Session);
         let thread = std::thread::Builder::new().name("fuse".into()).spawn(serve).map_err(Error::Session)?;
-        // Until the kernel has asked for the root's attributes once, it takes uid 0 for its owner, and would refuse a
-        // chmod of the root as the very first call.
-        if let Err(e) = std::fs::metadata(&path) {
-            log::debug!("{}: {e}", path.display());
-        }
+        unmount.attach()?;
         Ok(thread)
     }
 }

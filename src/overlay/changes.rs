@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use super::readdir::entries;
 use super::stack::{Marks, read_marks};
+use super::whiteout::was_plain;
 use super::{Config, Error, Layers, Lower, Overlay, ROOT};
 use crate::layer::Handle;
-use crate::vocab::dialect::Prefix;
+use crate::vocab::dialect::{self, Aufs, Prefix};
 use crate::vocab::{Errno, Kind, Result};
 
 /// How a path differs from the layers below.
@@ -38,7 +39,9 @@ pub struct Change {
 /// A directory that can't be read.
 pub fn changes(upper: &Handle, lowers: &[Handle], prefix: Prefix) -> std::result::Result<Vec<Change>, Error> {
     let fail = |e| Error::new("read the upper directory", e);
-    let alone = Marked { view: overlay(&[upper], prefix)?, seen: None, changes: Vec::new() };
+    let plain = was_plain(upper).map_err(fail)?;
+    let overlay = |layers: &[&Handle], prefix| overlay(layers, prefix, plain);
+    let alone = Marked { view: overlay(&[upper], prefix)?, plain, seen: None, changes: Vec::new() };
     let (mut all, seen) = alone.walk(upper).map_err(fail)?;
     if !lowers.is_empty() {
         let prefix = seen.unwrap_or(prefix);
@@ -51,9 +54,9 @@ pub fn changes(upper: &Handle, lowers: &[Handle], prefix: Prefix) -> std::result
     Ok(all)
 }
 
-fn overlay(layers: &[&Handle], prefix: Prefix) -> std::result::Result<Overlay, Error> {
+fn overlay(layers: &[&Handle], prefix: Prefix, aufs: bool) -> std::result::Result<Overlay, Error> {
     let lowers = layers.iter().map(|h| Lower { dir: (*h).clone() }).collect();
-    Overlay::new(Layers { upper: None, lowers }, Config { prefix: Some(prefix), ..Config::default() })
+    Overlay::new(Layers { upper: None, lowers }, Config { prefix: Some(prefix), aufs, ..Config::default() })
 }
 
 fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
@@ -64,6 +67,8 @@ fn join(dir: &[u8], name: &[u8]) -> Vec<u8> {
 struct Marked {
     /// The upper as the only layer.
     view: Overlay,
+    /// Its whiteouts are files.
+    plain: bool,
     /// The spelling of the first mark that was seen.
     seen: Option<Prefix>,
     changes: Vec<Change>,
@@ -75,6 +80,17 @@ impl Marked {
         while let Some((at, dir, attr_whiteouts)) = todo.pop() {
             for (name, _, kind) in entries(&dir)? {
                 let path = join(&at, &name);
+                match dialect::aufs(&name) {
+                    Aufs::Hides(other) if self.plain => {
+                        // What is there again was not deleted.
+                        if dir.stat(other) == Err(Errno::NOENT) {
+                            self.changes.push(Change { path: join(&at, other), how: How::Deleted });
+                        }
+                        continue;
+                    }
+                    Aufs::Private if self.plain => continue,
+                    _ => {}
+                }
                 let Some(kind) = self.view.kind_unless_whiteout(&dir, &name, kind, attr_whiteouts)? else {
                     self.changes.push(Change { path, how: How::Deleted });
                     continue;

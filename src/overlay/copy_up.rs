@@ -7,6 +7,7 @@ use super::Overlay;
 use super::file::link_target;
 use super::node::{Below, Key, Link, Node, Upper, UpperAt};
 use crate::layer::{File, Handle, Rename};
+use crate::vocab::acl;
 use crate::vocab::dialect::{self, STORED_STATS};
 use crate::vocab::{Access, Errno, Kind, Result, SetTime, Stat};
 
@@ -38,6 +39,8 @@ struct Source {
     stat: Stat,
     /// User and group as stored: what the id map does not know keeps its owner.
     owner: (u32, u32),
+    /// Its ids are the view's, in ACLs too.
+    mapped: bool,
 }
 
 impl Overlay {
@@ -47,6 +50,9 @@ impl Overlay {
     /// `EROFS` without an upper; whatever goes wrong on the way, and then nothing has changed.
     pub(super) fn copy_up(&self, node: &Arc<Node>, want: Want) -> Result<()> {
         self.tree()?;
+        // A plain upper says of nothing that its data is elsewhere.
+        let whole = self.is_plain() && node.kind == Kind::File && want == Want::Metadata;
+        let want = if whole { Want::ALL_DATA } else { want };
         let done = |node: &Node| {
             let state = node.state.lock();
             state.upper.as_ref().is_some_and(|u| want == Want::Metadata || !u.metacopy)
@@ -88,7 +94,8 @@ impl Overlay {
         let stored = if self.layers[lower.layer].stored_owners { self.marks(&dir, b"")?.stored } else { None };
         let stat = self.shown_lower(lower.layer, dir.stat(b"")?, stored.as_ref());
         let owner = self.stored_owner(&dir, b"", lower.layer, &stat)?;
-        let source = Source { dir, name: Box::default(), stat, owner };
+        let mapped = self.layers[lower.layer].mapped;
+        let source = Source { dir, name: Box::default(), stat, owner, mapped };
         let temp = self.temp_name();
         tree.work.mkdir(&temp, 0o700)?;
         let r = self
@@ -103,7 +110,8 @@ impl Overlay {
         let Below::Other { pos, stat, .. } = below else { return Err(Errno::NOENT) };
         let dir = self.lower_handle(&pos.dir)?;
         let owner = self.stored_owner(&dir, &pos.name, pos.dir.layer, &stat)?;
-        let source = Source { dir, name: pos.name, stat, owner };
+        let mapped = self.layers[pos.dir.layer].mapped;
+        let source = Source { dir, name: pos.name, stat, owner, mapped };
         let metacopy = node.kind == Kind::File && want == Want::Metadata && stat.size > 0;
         let temp = self.temp_name();
         let index = if stat.nlink > 1 && self.has_index() && self.can_mark(node.kind) {
@@ -188,19 +196,22 @@ impl Overlay {
             if STORED_STATS.contains(&&attr[..]) || self.prefix.unescape(&attr).is_none() {
                 continue;
             }
-            let Some(value) = source.dir.getxattr(&source.name, &attr)? else { continue };
+            let Some(mut value) = source.dir.getxattr(&source.name, &attr)? else { continue };
+            if source.mapped && acl::is_acl(&attr) {
+                value = self.stored_acl(&value)?;
+            }
             match work.setxattr(temp, &attr, &value, 0) {
                 Ok(()) => {}
                 // What this namespace or file system does not carry is left behind, as kernel overlayfs does.
                 Err(Errno::PERM | Errno::OPNOTSUPP)
-                    if attr.starts_with(b"security.") || attr.starts_with(b"system.") =>
+                    if self.is_plain() || attr.starts_with(b"security.") || attr.starts_with(b"system.") =>
                 {
                     log::debug!("{} stays behind", String::from_utf8_lossy(&attr));
                 }
                 Err(e) => return Err(e),
             }
         }
-        if self.can_mark(node.kind) && !matches!(fresh.kind, Kind::Symlink) || self.prefix == dialect::Prefix::Trusted {
+        if self.can_mark(node.kind) && (fresh.kind != Kind::Symlink || self.prefix == dialect::Prefix::Trusted) {
             let origin = source.dir.file_handle(&source.name)?;
             let origin = origin.as_ref().map_or(&b""[..], |h| h.as_bytes());
             work.setxattr(temp, &self.prefix.attr(dialect::ORIGIN), origin, 0)?;
@@ -246,7 +257,9 @@ impl Overlay {
             }
             let st = tree.work.stat(temp)?;
             return keep_times(&dir, || {
-                tree.work.rename(temp, &dir, &link.name, Rename::NoReplace)?;
+                // Not every plain upper knows how not to replace; nobody has the name, for we hold the names.
+                let how = if self.is_plain() { Rename::Replace } else { Rename::NoReplace };
+                tree.work.rename(temp, &dir, &link.name, how)?;
                 self.adopt(node, upper((st.dev, st.ino)), None);
                 Ok(())
             });
@@ -318,7 +331,7 @@ impl Overlay {
 
     /// Marks a directory whose inode numbers are not all those on disk.
     pub(super) fn set_impure(&self, node: &Node, dir: &Handle) -> Result<()> {
-        if node.is_mixed() {
+        if self.is_plain() || node.is_mixed() {
             return Ok(());
         }
         dir.setxattr(b"", &self.prefix.attr(dialect::IMPURE), b"y", 0)?;
@@ -336,6 +349,9 @@ impl Overlay {
 
     /// Makes what stands for a character device 0:0: as such it would be a whiteout.
     pub(super) fn build_device(&self, dir: &Handle, name: &[u8], mode: u32) -> Result<()> {
+        if self.is_plain() {
+            return Err(Errno::PERM);
+        }
         dir.mknod(name, Kind::File, mode, 0)?;
         let marked = dir.setxattr(name, &self.prefix.attr(dialect::DEVICE), b"0:0", 0);
         if marked.is_err() {
@@ -346,7 +362,7 @@ impl Overlay {
 
     /// Marks a directory that holds what stands for a device: its files must be looked at more closely.
     pub(super) fn set_devices(&self, node: &Node, dir: &Handle) -> Result<()> {
-        if node.state.lock().upper.as_ref().is_some_and(|u| u.devices) {
+        if self.is_plain() || node.state.lock().upper.as_ref().is_some_and(|u| u.devices) {
             return Ok(());
         }
         dir.setxattr(b"", &self.prefix.attr(dialect::DEVICES), b"y", 0)?;
@@ -413,7 +429,7 @@ fn upper_object(key: Key, at: UpperAt, metacopy: bool) -> Upper {
 }
 
 /// Changes an entry of a directory without a trace in its times: for programs nothing happened.
-fn keep_times(dir: &Handle, change: impl FnOnce() -> Result<()>) -> Result<()> {
+pub(super) fn keep_times(dir: &Handle, change: impl FnOnce() -> Result<()>) -> Result<()> {
     let st = dir.stat(b"")?;
     change()?;
     dir.utimens(b"", SetTime::To(st.atime), SetTime::To(st.mtime))

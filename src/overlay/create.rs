@@ -8,7 +8,6 @@ use super::node::{Below, Node, UpperAt};
 use super::stack::Marks;
 use super::{Attr, Caller, Overlay};
 use crate::layer::{Handle, Rename};
-use crate::vocab::dialect;
 use crate::vocab::{Errno, Kind, Result};
 
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
@@ -53,7 +52,7 @@ impl Overlay {
     }
 
     fn make(&self, parent: u64, name: &[u8], new: &New<'_>) -> Result<Attr> {
-        check_name(name)?;
+        self.check_name(name)?;
         let parent = self.dir_node(parent)?;
         self.copy_up(&parent, Want::Metadata)?;
         let names = parent.names.write();
@@ -77,16 +76,26 @@ impl Overlay {
                 mode |= 0o2000;
             }
         }
-        if over_whiteout {
+        if over_whiteout && !self.is_plain() {
             self.make_over_whiteout(&dir, name, new, mode, gid, inherits)?;
         } else {
+            if over_whiteout {
+                self.make_way(&dir, name)?;
+            }
             self.build_new(&dir, name, new, mode)?;
-            if let Err(e) = self.settle(&dir, name, new, mode, gid) {
+            let settled = self.settle(&dir, name, new, mode, gid).and_then(|()| {
+                // What the whiteout hid may be a directory, too.
+                if over_whiteout && new.kind == Kind::Dir { self.make_opaque(&dir, name) } else { Ok(()) }
+            });
+            if let Err(e) = settled {
                 let undone = if new.kind == Kind::Dir { dir.rmdir(name) } else { dir.unlink(name) };
                 if let Err(e) = undone {
                     log::warn!("{} was made by halves and can't be removed: {e}", String::from_utf8_lossy(name));
                 }
                 return Err(e);
+            }
+            if over_whiteout {
+                self.take_whiteout(&dir, name);
             }
         }
         let stat = dir.stat(name)?;
@@ -191,7 +200,7 @@ impl Overlay {
             self.build_new(&place, &temp, new, mode)?;
             self.settle(&place, &temp, new, mode, gid)?;
             if new.kind == Kind::Dir {
-                place.setxattr(&temp, &self.prefix.attr(dialect::OPAQUE), b"y", 0)?;
+                self.make_opaque(&place, &temp)?;
                 place.rename(&temp, dir, name, Rename::Exchange)?;
                 // It is made; the whiteout that came out is cleared at the latest at the next mount.
                 if let Err(e) = place.unlink(&temp) {
@@ -218,7 +227,7 @@ impl Overlay {
     /// # Errors
     /// As link(2).
     pub fn link(&self, ino: u64, parent: u64, name: &[u8]) -> Result<Attr> {
-        check_name(name)?;
+        self.check_name(name)?;
         let (node, parent) = (self.node(ino)?, self.dir_node(parent)?);
         if node.is_dir() {
             return Err(Errno::PERM);
@@ -241,7 +250,11 @@ impl Overlay {
         if device {
             self.set_devices(&parent, &dir)?;
         }
-        if over_whiteout {
+        if over_whiteout && self.is_plain() {
+            self.make_way(&dir, name)?;
+            pinned.link(b"", &dir, name)?;
+            self.take_whiteout(&dir, name);
+        } else if over_whiteout {
             let work = &self.tree()?.work;
             let temp = self.temp_name();
             pinned.link(b"", work, &temp)?;
@@ -266,6 +279,19 @@ impl Overlay {
     }
 }
 
+impl Overlay {
+    /// A name that something new may have.
+    pub(super) fn check_name(&self, name: &[u8]) -> Result<()> {
+        match name {
+            b"" => Err(Errno::NOENT),
+            b"." | b".." => Err(Errno::EXIST),
+            _ if name.len() > 255 => Err(Errno::NAMETOOLONG),
+            _ if name.contains(&b'/') || name.contains(&0) || self.is_reserved(name) => Err(Errno::INVAL),
+            _ => Ok(()),
+        }
+    }
+}
+
 fn remove_any(dir: &Handle, name: &[u8]) -> Result<()> {
     match dir.unlink(name) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -274,16 +300,5 @@ fn remove_any(dir: &Handle, name: &[u8]) -> Result<()> {
             r => r,
         },
         Err(e) => Err(e),
-    }
-}
-
-/// A name that something new may have.
-pub(super) fn check_name(name: &[u8]) -> Result<()> {
-    match name {
-        b"" => Err(Errno::NOENT),
-        b"." | b".." => Err(Errno::EXIST),
-        _ if name.len() > 255 => Err(Errno::NAMETOOLONG),
-        _ if name.contains(&b'/') || name.contains(&0) => Err(Errno::INVAL),
-        _ => Ok(()),
     }
 }

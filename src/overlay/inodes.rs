@@ -50,6 +50,8 @@ impl Passed {
 /// All inodes that anybody refers to.
 #[derive(Debug, Default)]
 pub(super) struct Inodes {
+    /// No number is written down at copy-up.
+    unmarked: bool,
     by_key: DashMap<Key, Weak<Node>>,
     by_ino: DashMap<u64, Slot>,
     systems: RwLock<Vec<u64>>,
@@ -62,6 +64,11 @@ pub(super) struct Inodes {
 }
 
 impl Inodes {
+    /// An empty table; `unmarked` if the upper keeps no numbers from before a copy-up.
+    pub(super) fn new(unmarked: bool) -> Self {
+        Self { unmarked, ..Self::default() }
+    }
+
     /// The number the view gives to an object: its own on the first file system, with that of the file system above it
     /// on others.
     pub(super) fn number(&self, (dev, ino): Key) -> u64 {
@@ -225,7 +232,10 @@ impl Inodes {
         keys.extend(state.upper.as_ref().map(|u| u.key));
         // Its number may go with it, if it could not be written down: listings that tell it are made anew.
         let listings: SmallVec<[u64; 1]> = match state.upper.as_ref() {
-            Some(u) if !matches!(node.kind, Kind::File | Kind::Dir) && self.number(u.key) != node.ino => {
+            Some(u)
+                if (self.unmarked || !matches!(node.kind, Kind::File | Kind::Dir))
+                    && self.number(u.key) != node.ino =>
+            {
                 state.links.iter().map(|l| l.parent.id).collect()
             }
             _ => SmallVec::new(),

@@ -140,10 +140,12 @@ impl Overlay {
 
     /// What the upper has under `name` in `parent`.
     pub(super) fn in_upper(&self, parent: &Arc<Node>, name: &[u8]) -> Result<InUpper> {
-        let (has, attr_whiteouts, mixed) = {
+        let (has, attr_whiteouts, mixed, merged) = {
             let mixed = parent.is_mixed() || self.config.stored_owners;
             let state = parent.state.lock();
-            (state.upper.is_some(), state.upper.as_ref().is_some_and(|u| u.attr_whiteouts), mixed)
+            // Of plain whiteouts and marks; where nothing is below, none means anything.
+            let merged = self.is_plain() && matches!(&state.below, Below::Dirs(dirs) if !dirs.is_empty());
+            (state.upper.is_some(), state.upper.as_ref().is_some_and(|u| u.attr_whiteouts), mixed, merged)
         };
         if !has {
             return Ok(InUpper::Nothing);
@@ -151,6 +153,7 @@ impl Overlay {
         let dir = self.upper_dir(parent)?;
         let stat = match dir.stat(name) {
             Ok(stat) => stat,
+            Err(Errno::NOENT) if merged && self.has_plain_whiteout(&dir, name)? => return Ok(InUpper::Whiteout),
             Err(Errno::NOENT) => return Ok(InUpper::Nothing),
             Err(e) => return Err(e),
         };
@@ -159,7 +162,10 @@ impl Overlay {
         }
         // A directory may be impure or opaque where its parent is neither.
         let marked = mixed || stat.kind == Kind::Dir;
-        let marks = if marked { self.marks(&dir, name)? } else { Marks::default() };
+        let mut marks = if marked { self.marks(&dir, name)? } else { Marks::default() };
+        if merged && stat.kind == Kind::Dir && !marks.opaque {
+            marks.opaque = self.is_plain_opaque(&dir, name)?;
+        }
         if attr_whiteouts && marks.whiteout && stat.kind == Kind::File && stat.size == 0 {
             return Ok(InUpper::Whiteout);
         }
@@ -176,6 +182,9 @@ impl Overlay {
     pub(super) fn resolve(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<Found>> {
         if name.len() > 255 {
             return Err(Errno::NAMETOOLONG);
+        }
+        if self.is_reserved(name) {
+            return Ok(None);
         }
         let since = Some(self.inodes.moment());
         match self.in_upper(parent, name)? {

@@ -13,6 +13,7 @@
 //! | [`readdir`] | listings with cookies that never move |
 //! | [`copy_up`] | lower to upper |
 //! | [`create`], [`remove`], [`rename`] | changes of names |
+//! | [`whiteout`] | what an upper says of the layers below |
 //! | [`attr`], [`xattr`], [`file`] | changes of everything else |
 //! | [`changes`](changes()) | what an upper changes |
 //! | [`setup`] | from directories to a union, or a reason why not |
@@ -44,6 +45,7 @@ mod remove;
 mod rename;
 mod setup;
 mod stack;
+mod whiteout;
 mod xattr;
 
 use std::sync::Arc;
@@ -59,6 +61,7 @@ pub use error::Error;
 pub use image_index::build_index;
 pub use inodes::ROOT;
 pub use setup::marked_prefix;
+pub use whiteout::{Plain, was_plain};
 
 /// The trees to stack.
 #[derive(Debug)]
@@ -90,6 +93,10 @@ pub struct Lower {
 pub struct Config {
     /// Spelling of private attributes; `None`: `trusted.` where the upper takes it.
     pub prefix: Option<Prefix>,
+    /// Spelling to read in the layers where the upper has none.
+    pub default_prefix: Prefix,
+    /// Keep whiteouts as `.wh.` files in the upper; so it is where the upper can't have them otherwise.
+    pub plain: bool,
     /// Keep owners (and types the file system refuses) in `user.containers.override_stat`: for an id map of one id.
     pub stored_owners: bool,
     /// The attribute for that.
@@ -120,6 +127,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             prefix: None,
+            default_prefix: Prefix::Trusted,
+            plain: false,
             stored_owners: false,
             stored_attr: STORED_STAT,
             ids: IdMaps::default(),

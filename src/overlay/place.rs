@@ -176,9 +176,10 @@ impl Overlay {
         self.tree()?.index.as_ref().ok_or(Errno::OPNOTSUPP)
     }
 
-    /// Whether objects of this kind can carry private attributes: `user.*` are for files and directories only.
+    /// Whether objects of this kind can carry private attributes: `user.*` are for files and directories only, and a plain
+    /// upper has none.
     pub(super) fn can_mark(&self, kind: Kind) -> bool {
-        self.prefix == Prefix::Trusted || matches!(kind, Kind::File | Kind::Dir)
+        !self.is_plain() && (self.prefix == Prefix::Trusted || matches!(kind, Kind::File | Kind::Dir))
     }
 
     /// The upper object that a lower hard link was copied up to, by any of its names.

@@ -173,10 +173,17 @@ impl Overlay {
 
     fn list_upper(&self, node: &Arc<Node>, listing: &mut Entries, hidden: &mut HashSet<Vec<u8>>) -> Result<()> {
         let dir = self.upper_dir(node)?;
-        let mixed = node.is_mixed() || self.config.stored_owners;
+        // In a plain upper what was copied up may be anywhere.
+        let mixed = node.is_mixed() || self.config.stored_owners || self.is_plain();
         let attr_whiteouts = node.state.lock().upper.as_ref().is_some_and(|u| u.attr_whiteouts);
         let dev = dir.stat(b"")?.dev;
         for (name, ino, kind) in entries(&dir)? {
+            if self.is_reserved(&name) {
+                if let Aufs::Hides(other) = dialect::aufs(&name) {
+                    hidden.insert(other.to_vec());
+                }
+                continue;
+            }
             let Some(mut kind) = self.kind_unless_whiteout(&dir, &name, kind, attr_whiteouts)? else {
                 hidden.insert(name);
                 continue;
@@ -222,7 +229,13 @@ impl Overlay {
         // What this layer's own whiteouts hide is hidden below it only.
         let mut below = Vec::new();
         let mut all = Vec::new();
-        dir.list(&mut |e| all.push((e.name.to_vec(), (e.dev.unwrap_or(lower.dev), e.ino), e.kind)))?;
+        match dir.list(&mut |e| all.push((e.name.to_vec(), (e.dev.unwrap_or(lower.dev), e.ino), e.kind))) {
+            Err(Errno::NOENT | Errno::STALE) => {
+                log::warn!("lower layer {}: a directory was removed under the mount", lower.layer + 1);
+                return Ok(());
+            }
+            listed => listed?,
+        }
         for (name, object, kind) in all {
             if self.config.aufs {
                 match dialect::aufs(&name) {

@@ -6,11 +6,11 @@ use super::Overlay;
 use super::copy_up::Want;
 use super::lookup::Found;
 use super::node::{Below, Node, UpperAt};
-use crate::layer::{Handle, Rename};
-use crate::vocab::{Errno, Kind, Result};
+use super::whiteout::clear_whiteouts;
+use crate::layer::Handle;
+use crate::vocab::{Errno, Result};
 
 const TRIES: u32 = 100;
-const WHITEOUT: &[u8] = b"whiteout";
 
 impl Overlay {
     /// unlink(2).
@@ -232,70 +232,4 @@ impl Overlay {
         self.dirs.remove(&node.id);
         self.listings.remove(&node.id);
     }
-
-    /// A whiteout where the upper has nothing.
-    pub(super) fn new_whiteout(&self, dir: &Handle, name: &[u8]) -> Result<()> {
-        self.link_whiteout(dir, name)
-    }
-
-    /// A whiteout in the place of a non-directory.
-    pub(super) fn put_whiteout(&self, dir: &Handle, name: &[u8]) -> Result<()> {
-        let work = &self.tree()?.work;
-        let temp = self.temp_name();
-        self.link_whiteout(work, &temp)?;
-        let r = work.rename(&temp, dir, name, Rename::Replace);
-        self.discard_unless(r, &temp, Kind::Char)
-    }
-
-    /// A whiteout in the place of a directory that shows nothing; `own` is its handle.
-    pub(super) fn swap_for_whiteout(&self, dir: &Handle, name: &[u8], own: &Handle) -> Result<()> {
-        let work = &self.tree()?.work;
-        let temp = self.temp_name();
-        self.link_whiteout(work, &temp)?;
-        let r = work.rename(&temp, dir, name, Rename::Exchange);
-        self.discard_unless(r, &temp, Kind::Char)?;
-        // Out of sight; what remains of it is removed now or at the next mount.
-        if let Err(e) = clear_whiteouts(own).and_then(|()| work.rmdir(&temp)) {
-            log::warn!("{} is left in the work directory: {e}", String::from_utf8_lossy(&temp));
-        }
-        Ok(())
-    }
-
-    /// Whiteouts are all alike: names of one.
-    fn link_whiteout(&self, dir: &Handle, name: &[u8]) -> Result<()> {
-        let tree = self.tree()?;
-        let mut shared = tree.whiteout.lock();
-        if let Some(source) = &*shared {
-            match tree.work.link(source, dir, name) {
-                // It has as many names as the file system allows, or was removed behind our back.
-                Err(Errno::MLINK | Errno::NOENT | Errno::PERM | Errno::OPNOTSUPP) => {}
-                r => return r,
-            }
-        }
-        let fresh = [WHITEOUT, &self.temp_name()].concat();
-        tree.work.mknod(&fresh, Kind::Char, 0, 0)?;
-        match tree.work.link(&fresh, dir, name) {
-            Err(Errno::PERM | Errno::OPNOTSUPP) => tree.work.rename(&fresh, dir, name, Rename::NoReplace),
-            r => {
-                *shared = Some(fresh);
-                r
-            }
-        }
-    }
-}
-
-/// Removes the whiteouts of a directory that shows nothing else.
-pub(super) fn clear_whiteouts(dir: &Handle) -> Result<()> {
-    let mut names = Vec::new();
-    dir.list(&mut |e| names.push(e.name.to_vec()))?;
-    for name in names {
-        let st = dir.stat(&name)?;
-        // An attribute whiteout is an empty file; anything else means that the directory was not empty after all.
-        if st.is_whiteout() || (st.kind == Kind::File && st.size == 0) {
-            dir.unlink(&name)?;
-        } else {
-            return Err(Errno::NOTEMPTY);
-        }
-    }
-    Ok(())
 }

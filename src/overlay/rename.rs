@@ -6,10 +6,9 @@ use parking_lot::RwLockWriteGuard;
 
 use super::Overlay;
 use super::copy_up::Want;
-use super::create::check_name;
 use super::lookup::{Found, InUpper};
 use super::node::{Below, Link, Node, UpperAt};
-use super::remove::clear_whiteouts;
+use super::whiteout::{clear_whiteouts, undo_unless};
 use crate::layer::{Handle, Rename};
 use crate::vocab::dialect;
 use crate::vocab::{Errno, Kind, Result};
@@ -57,7 +56,7 @@ impl Overlay {
         if flags & !(NOREPLACE | EXCHANGE) != 0 || flags == NOREPLACE | EXCHANGE {
             return Err(Errno::INVAL);
         }
-        check_name(new_name)?;
+        self.check_name(new_name)?;
         let (parent, new_parent) = (self.dir_node(parent)?, self.dir_node(new_parent)?);
         self.tree()?;
         // With two directories at most one such rename at a time: who is whose ancestor stays as it is.
@@ -86,6 +85,11 @@ impl Overlay {
             _ => {}
         }
         allowed(&src, p1, dst.as_ref(), p2, flags == EXCHANGE)?;
+        // A plain upper can't say where the lowers have what a directory is merged with.
+        let moves = [Some(&src), dst.as_ref().filter(|_| flags == EXCHANGE)];
+        if self.is_plain() && moves.into_iter().flatten().any(|node| !node.lower_dirs().is_empty()) {
+            return Err(Errno::XDEV);
+        }
         for node in [p1, p2, &src] {
             self.copy_up(node, Want::Metadata)?;
         }
@@ -169,6 +173,12 @@ impl Overlay {
     /// The rename itself, in the upper, leaving a whiteout where a lower would show through.
     fn replace(&self, src: &Node, from: &Side<'_>, to: &Side<'_>, hidden: bool) -> Result<()> {
         match self.in_upper(to.parent, to.name)? {
+            InUpper::Whiteout if self.is_plain() => {
+                self.make_way(&to.dir, to.name)?;
+                self.move_over(from, to, hidden)?;
+                self.take_whiteout(&to.dir, to.name);
+                Ok(())
+            }
             InUpper::Whiteout if src.is_dir() => {
                 from.dir.rename(from.name, &to.dir, to.name, Rename::Exchange)?;
                 if !hidden && let Err(e) = from.dir.unlink(from.name) {
@@ -195,6 +205,12 @@ impl Overlay {
         if !hidden {
             return from.dir.rename(from.name, &to.dir, to.name, Rename::Replace);
         }
+        if self.is_plain() {
+            // The object counts more as long as it is there.
+            self.new_whiteout(&from.dir, from.name)?;
+            let moved = from.dir.rename(from.name, &to.dir, to.name, Rename::Replace);
+            return undo_unless(moved, &from.dir, from.name);
+        }
         match from.dir.rename(from.name, &to.dir, to.name, Rename::Whiteout) {
             // This file system can't do both at once.
             Err(Errno::INVAL) => {
@@ -215,10 +231,13 @@ impl Overlay {
         }
         let work = &self.tree()?.work;
         let temp = self.temp_name();
+        if self.is_plain() {
+            self.new_whiteout(&at.dir, at.name)?;
+            undo_unless(at.dir.rename(at.name, work, &temp, Rename::Replace), &at.dir, at.name)?;
+            return Ok(Some(temp));
+        }
         work.mkdir(&temp, 0o700)?;
-        let r = work
-            .setxattr(&temp, &self.prefix.attr(dialect::OPAQUE), b"y", 0)
-            .and_then(|()| work.rename(&temp, &at.dir, at.name, Rename::Exchange));
+        let r = self.make_opaque(work, &temp).and_then(|()| work.rename(&temp, &at.dir, at.name, Rename::Exchange));
         self.discard_unless(r, &temp, Kind::Dir)?;
         Ok(Some(temp))
     }
@@ -226,7 +245,14 @@ impl Overlay {
     /// Removes a directory that was set aside, or puts it back where it was.
     fn clear_aside(&self, temp: &[u8], at: &Side<'_>, replaced: bool) {
         let cleared = self.tree().and_then(|tree| {
-            if !replaced {
+            if self.is_plain() {
+                // Nothing was put in its place meanwhile.
+                let back = if replaced { Ok(()) } else { tree.work.rename(temp, &at.dir, at.name, Rename::Replace) };
+                self.take_whiteout(&at.dir, at.name);
+                if !replaced {
+                    return back;
+                }
+            } else if !replaced {
                 tree.work.rename(temp, &at.dir, at.name, Rename::Exchange)?;
             }
             clear_whiteouts(&tree.work.open_dir(temp)?)?;
@@ -258,7 +284,7 @@ impl Overlay {
         if node.is_dir() && !below && !to.parent.lower_dirs().is_empty() {
             // It must not merge with what the lowers have there.
             let dir = self.upper_dir(node)?;
-            dir.setxattr(b"", &self.prefix.attr(dialect::OPAQUE), b"y", 0)?;
+            self.make_opaque(&dir, b"")?;
         }
         Ok(())
     }

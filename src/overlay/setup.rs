@@ -7,8 +7,9 @@ use smallvec::SmallVec;
 
 use super::node::{Below, Node, State, Upper as UpperObject, UpperAt};
 use super::stack::{Layer, LowerAt, LowerDir, new_id};
+use super::whiteout::{Plain, mark_plain, was_plain};
 use super::{Config, Error, Layers, Overlay, ROOT, image_index, readdir};
-use crate::layer::Handle;
+use crate::layer::{Handle, Rename};
 use crate::vocab::dialect::{self, Prefix, STORED_STATS};
 use crate::vocab::{Errno, Kind, Result};
 
@@ -35,6 +36,8 @@ pub(super) struct UpperTree {
     pub(super) index: Option<Handle>,
     /// Name in `work` of a whiteout to make hard links of.
     pub(super) whiteout: parking_lot::Mutex<Option<Vec<u8>>>,
+    /// Why whiteouts are files and nothing is marked, if so.
+    pub(super) plain: Option<Plain>,
 }
 
 impl Overlay {
@@ -52,16 +55,19 @@ impl Overlay {
                 "merge some of them",
             ));
         }
-        let inodes = Arc::new(super::inodes::Inodes::default());
-        let mut prefix = config.prefix.unwrap_or(Prefix::Trusted);
+        let mut prefix = config.prefix.unwrap_or(config.default_prefix);
         let mut upper = None;
         let mut upper_object = None;
+        let mut plain = None;
+        if let Some(given) = &layers.upper {
+            (prefix, plain) = choose_dialect(&given.dir, &given.work, &config)?;
+        }
+        let inodes = Arc::new(super::inodes::Inodes::new(plain.is_some()));
         if let Some(given) = layers.upper {
-            prefix = match config.prefix {
-                Some(p) => p,
-                None => probe_prefix(&given.dir, &given.work)?,
-            };
-            mark_root(&given.dir, prefix)?;
+            match plain {
+                Some(_) => mark_plain(&given.dir).map_err(|e| Error::new("mark the upper directory", e))?,
+                None => mark_root(&given.dir, prefix)?,
+            }
             let st = given.dir.stat(b"").map_err(|e| Error::new("upper", e))?;
             inodes.number((st.dev, st.ino));
             upper_object = Some(UpperObject {
@@ -74,7 +80,7 @@ impl Overlay {
                 device: false,
                 devices: false,
             });
-            upper = Some(prepare(given.dir, &given.work, config.volatile)?);
+            upper = Some(prepare(given.dir, &given.work, config.volatile, plain)?);
         }
         let mut lowers = lower_layers(&config.mapped_lowers, layers.lowers)?;
         for layer in &lowers {
@@ -189,26 +195,82 @@ fn lower_layers(mapped: &[usize], given: Vec<super::Lower>) -> std::result::Resu
     Ok(layers)
 }
 
-/// As the upper has it already; else `trusted.` where we may, `user.` where not.
-fn probe_prefix(upper: &Handle, work: &Handle) -> std::result::Result<Prefix, Error> {
-    if let Some(known) =
-        marked_prefix(upper).map_err(|e| Error::new("extended attributes of the upper directory", e))?
-    {
-        return Ok(known);
+/// How the upper is written: as it has it already; else with attributes and devices where it takes them.
+fn choose_dialect(
+    upper: &Handle,
+    work: &Handle,
+    config: &Config,
+) -> std::result::Result<(Prefix, Option<Plain>), Error> {
+    let attributes = |e| Error::new("extended attributes of the upper directory", e);
+    let known = marked_prefix(upper).map_err(attributes)?;
+    let before = was_plain(upper).map_err(|e| Error::new("upper directory", e))?;
+    if let Some(known) = known {
+        if before || config.plain {
+            log::warn!(
+                "the upper has marks in extended attributes: it goes on with them, and with devices as whiteouts"
+            );
+        }
+        return Ok((config.prefix.unwrap_or(known), None));
     }
-    let attr = |p: Prefix| p.attr("onlay.probe");
+    let prefix = match config.prefix {
+        Some(p) => Some(p).filter(|p| takes_attribute(work, *p) == Ok(true)),
+        None => probe_prefix(work)?,
+    };
+    let plain = match prefix {
+        _ if before => Some(Plain::Before),
+        _ if config.plain => Some(Plain::Asked),
+        None => Some(Plain::NoAttributes),
+        Some(_) => probe_whiteout(work).map_err(|e| Error::new("work directory", e))?,
+    };
+    if plain.is_some() && config.stored_owners && prefix.is_none() {
+        return Err(Error::new("owners can't be kept: extended attributes of the upper directory", Errno::OPNOTSUPP)
+            .with_hint("the upper and work directories need a file system with user.* extended attributes"));
+    }
+    Ok((prefix.or(config.prefix).unwrap_or(config.default_prefix), plain))
+}
+
+/// `trusted.` where we may, `user.` where not, nothing where neither is to be had.
+fn probe_prefix(work: &Handle) -> std::result::Result<Option<Prefix>, Error> {
     for p in [Prefix::Trusted, Prefix::User] {
-        match work.setxattr(b"", &attr(p), b"y", 0) {
-            Ok(()) => {
-                work.removexattr(b"", &attr(p)).map_err(|e| Error::new("work directory", e))?;
-                return Ok(p);
-            }
-            Err(Errno::PERM | Errno::OPNOTSUPP | Errno::ACCESS) => {}
-            Err(e) => return Err(Error::new("extended attributes of the work directory", e)),
+        if takes_attribute(work, p).map_err(|e| Error::new("extended attributes of the work directory", e))? {
+            return Ok(Some(p));
         }
     }
-    Err(Error::new("extended attributes of the work directory", Errno::OPNOTSUPP)
-        .with_hint("the upper and work directories need a file system with user.* extended attributes"))
+    Ok(None)
+}
+
+fn takes_attribute(work: &Handle, prefix: Prefix) -> Result<bool> {
+    let attr = prefix.attr("onlay.probe");
+    match work.setxattr(b"", &attr, b"y", 0) {
+        Ok(()) => work.removexattr(b"", &attr).map(|()| true),
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::ACCESS) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+/// Tries what a native whiteout needs.
+fn probe_whiteout(work: &Handle) -> Result<Option<Plain>> {
+    let (name, other) = (b"#probe", b"#probed");
+    for left in [&name[..], other] {
+        match work.unlink(left) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    match work.mknod(name, Kind::Char, 0, 0) {
+        Ok(()) => {}
+        Err(Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS) => return Ok(Some(Plain::NoDevices)),
+        Err(e) => return Err(e),
+    }
+    // Some take the call and make something else of it.
+    let made = work.stat(name).map(|st| st.is_whiteout());
+    let (left, found) = match work.rename(name, work, other, Rename::NoReplace) {
+        Ok(()) => (&other[..], Ok(None)),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => (&name[..], Ok(Some(Plain::NoFlags))),
+        Err(e) => (&name[..], Err(e)),
+    };
+    work.unlink(left)?;
+    if made? { found } else { Ok(Some(Plain::NoDevices)) }
 }
 
 /// The spelling of the marks on a layer's root, if there are any that we can see.
@@ -231,7 +293,12 @@ fn mark_root(root: &Handle, prefix: Prefix) -> std::result::Result<(), Error> {
     }
 }
 
-fn prepare(root: Handle, given: &Handle, volatile: bool) -> std::result::Result<UpperTree, Error> {
+fn prepare(
+    root: Handle,
+    given: &Handle,
+    volatile: bool,
+    plain: Option<Plain>,
+) -> std::result::Result<UpperTree, Error> {
     let fail = |e| {
         Error::new("cannot prepare the work directory", e)
             .with_hint("it must be an empty directory of its own on the upper's file system, writable for you")
@@ -243,10 +310,10 @@ fn prepare(root: Handle, given: &Handle, volatile: bool) -> std::result::Result<
         mark_volatile(&work).map_err(fail)?;
     }
     let index = match given.file_handle(b"").map_err(fail)? {
-        Some(_) => Some(subdir(given, b"index").map_err(fail)?),
-        None => None,
+        Some(_) if plain.is_none() => Some(subdir(given, b"index").map_err(fail)?),
+        _ => None,
     };
-    Ok(UpperTree { root, work, index, whiteout: parking_lot::Mutex::new(None) })
+    Ok(UpperTree { root, work, index, whiteout: parking_lot::Mutex::new(None), plain })
 }
 
 /// As the kernel's union: what a mount before this one left here says that the upper is not to be trusted.

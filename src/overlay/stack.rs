@@ -235,7 +235,9 @@ impl Overlay {
                 top = Some(self.shown_lower(dir.layer, stat, marks.stored.as_ref()));
             }
             found.push(child.clone());
-            if marks.opaque || (self.config.aufs && self.aufs_opaque(&child)?) {
+            // A whiteout beside a directory is for what was there before it.
+            let aufs = self.config.aufs && i + 1 < dirs.len();
+            if marks.opaque || (aufs && (self.aufs_opaque(&child)? || self.aufs_hides(&handle, name)?)) {
                 break;
             }
             if let Some(path) = marks.redirect {
@@ -350,8 +352,7 @@ impl Overlay {
     }
 
     fn aufs_hides(&self, dir: &Handle, name: &[u8]) -> Result<bool> {
-        let whiteout = [dialect::AUFS_PREFIX, name].concat();
-        match dir.stat(&whiteout) {
+        match dir.stat(&dialect::aufs_whiteout(name)) {
             Ok(_) => Ok(true),
             Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(false),
             Err(e) => Err(e),

@@ -2,6 +2,8 @@
 
 use super::Overlay;
 use super::copy_up::Want;
+use super::node::{Below, Node};
+use crate::vocab::acl;
 use crate::vocab::dialect::STORED_STATS;
 use crate::vocab::{Errno, Kind, Result};
 
@@ -18,7 +20,8 @@ impl Overlay {
             return Err(Errno::NODATA);
         }
         let stored = self.prefix.escape(name);
-        self.with_top(&node, |dir, at| dir.getxattr(at, &stored))?.ok_or(Errno::NODATA)
+        let value = self.with_top(&node, |dir, at| dir.getxattr(at, &stored))?.ok_or(Errno::NODATA)?;
+        if acl::is_acl(name) && !self.is_mapped_below(&node) { self.shown_acl(value) } else { Ok(value) }
     }
 
     /// listxattr(2).
@@ -44,6 +47,8 @@ impl Overlay {
         }
         self.copy_up(&node, Want::Metadata)?;
         let stored = self.prefix.escape(name);
+        let mapped = if acl::is_acl(name) { Some(self.stored_acl(value)?) } else { None };
+        let value = mapped.as_deref().unwrap_or(value);
         self.with_upper(&node, |dir, at| dir.setxattr(at, &stored, value, flags))?;
         if name == DEFAULT_ACL {
             node.state.lock().default_acl = None;
@@ -67,6 +72,36 @@ impl Overlay {
             node.state.lock().default_acl = None;
         }
         Ok(())
+    }
+
+    /// An ACL of a layer as the view shows it.
+    fn shown_acl(&self, value: Vec<u8>) -> Result<Vec<u8>> {
+        let ids = &self.config.ids;
+        if ids.is_identity() {
+            return Ok(value);
+        }
+        acl::map(&value, |id| Some(ids.uid.shown(id)), |id| Some(ids.gid.shown(id)))
+    }
+
+    /// An ACL of the view as a layer holds it; `EINVAL` for somebody whom the id map does not know.
+    pub(super) fn stored_acl(&self, value: &[u8]) -> Result<Vec<u8>> {
+        let ids = &self.config.ids;
+        if ids.is_identity() {
+            return Ok(value.to_vec());
+        }
+        acl::map(value, |id| ids.uid.stored(id), |id| ids.gid.stored(id))
+    }
+
+    /// Whether a node is in a lower layer only, and one whose ids are the view's already.
+    fn is_mapped_below(&self, node: &Node) -> bool {
+        let state = node.state.lock();
+        let layer = match &state.below {
+            _ if state.upper.is_some() => return false,
+            Below::Dirs(dirs) => dirs.first().map(|d| d.layer),
+            Below::Other { pos, .. } => Some(pos.dir.layer),
+            Below::Nothing => None,
+        };
+        layer.and_then(|l| self.layers.get(l)).is_some_and(|l| l.mapped)
     }
 
     fn is_hidden(&self, name: &[u8]) -> bool {

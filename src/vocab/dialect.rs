@@ -48,6 +48,8 @@ pub const FUSE_OVERLAYFS_OPAQUE: &[u8] = b"user.fuseoverlayfs.opaque";
 pub const AUFS_PREFIX: &[u8] = b".wh.";
 /// The file that makes its directory opaque in AUFS.
 pub const AUFS_OPAQUE: &[u8] = b".wh..wh..opq";
+/// The file in a layer's root that says that AUFS's dialect is in use there (AUFS makes its whiteouts links of it).
+pub const AUFS_MARK: &[u8] = b".wh..wh.aufs";
 
 /// Put after the prefix once more for each level of nesting.
 const ESCAPE: &[u8] = b"overlay.";
@@ -95,6 +97,11 @@ pub enum Aufs<'a> {
     Private,
 }
 
+/// The name of the file that hides `name` in the AUFS dialect.
+pub fn aufs_whiteout(name: &[u8]) -> Vec<u8> {
+    [AUFS_PREFIX, name].concat()
+}
+
 /// Reads a name in the AUFS dialect.
 pub fn aufs(name: &[u8]) -> Aufs<'_> {
     match name.strip_prefix(AUFS_PREFIX) {
@@ -121,6 +128,8 @@ mod tests {
         ] {
             assert_eq!(aufs(name), meaning, "{}", String::from_utf8_lossy(name));
         }
+        assert_eq!((aufs(AUFS_MARK), aufs(AUFS_OPAQUE)), (Aufs::Private, Aufs::Private));
+        assert_eq!(aufs(&aufs_whiteout(b"a")), Aufs::Hides(b"a"));
         assert_eq!(Prefix::Trusted.attr(OPAQUE), b"trusted.overlay.opaque");
         assert_eq!(Prefix::User.attr(INO), b"user.overlay.onlay.ino");
     }

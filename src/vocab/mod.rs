@@ -1,5 +1,6 @@
 //! Plain values that every floor speaks: no I/O here.
 
+pub mod acl;
 pub mod attr;
 pub mod dialect;
 pub mod digest;

@@ -139,6 +139,22 @@ impl Harness {
         overlay
     }
 
+    /// Whiteouts are files in the upper, and nothing in it is marked: a union of its own on fresh directories.
+    pub(crate) fn make_plain(&mut self) {
+        self.forget_all();
+        self.overlay = None;
+        let base = self.base(true);
+        for dir in ["upper", "work"] {
+            let dir = base.open_dir(dir.as_bytes()).expect("open_dir");
+            for attr in dir.listxattr(b"").expect("listxattr") {
+                dir.removexattr(b"", &attr).expect("removexattr");
+            }
+        }
+        self.model.plain = true;
+        self.overlay = Some(self.mount());
+        assert!(self.overlay().plain().is_some());
+    }
+
     /// The directory with `upper` and `work`.
     fn base(&self, writable: bool) -> Handle {
         match &self.trees {
@@ -165,6 +181,8 @@ impl Harness {
             prefix: Some(self.prefix),
             stored_owners: self.model.stored_owners,
             index: self.index.as_ref().map(|dir| dir.path().join("index")),
+            plain: self.model.plain,
+            aufs: self.model.plain,
             ..Config::default()
         }
     }
@@ -288,7 +306,10 @@ impl Harness {
         let (model, prefix, kept) = (&self.model, self.prefix, self.kept);
         self.numbers.retain(|id, ino| {
             let node = &model.nodes[*id];
-            let markable = prefix == Prefix::Trusted || matches!(node.kind, Kind::File | Kind::Dir);
+            let markable = match node.kind {
+                Kind::Dir => true,
+                kind => !model.plain && (prefix == Prefix::Trusted || kind == Kind::File),
+            };
             (markable || !node.from_lower || kept.contains(&Some((*id, *ino)))) && *ino < 1 << 63
         });
     }

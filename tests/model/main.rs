@@ -79,6 +79,37 @@ fn with_stored_owners() {
         .unwrap_or_else(failed);
 }
 
+/// Layers without hard links: those need the inode index, which a plain upper does not have.
+fn unlinked_layers() -> impl Strategy<Value = Vec<layers::Layer>> {
+    layers().prop_map(|mut all| {
+        all.iter_mut().for_each(|layer| layer.retain(|(_, put)| !matches!(put, layers::Put::Link(_))));
+        all
+    })
+}
+
+#[test]
+fn with_whiteouts_as_files() {
+    let place = prop_oneof![3 => Just(Where::Apart), 3 => Just(Where::Together), 1 => Just(Where::Disk)];
+    let errno = prop_oneof![Just(Errno::NOSPC), Just(Errno::IO)];
+    let fault = prop::option::weighted(0.1, (1..12_u64, errno));
+    let ops = prop::collection::vec((ops::op(), fault), 0..40);
+    let input = (unlinked_layers(), place, prefix(), any::<bool>(), ops);
+    runner(500, 4)
+        .run(&input, |(layers, place, prefix, faulty, ops)| {
+            let mut h = Harness::new(&layers, place, prefix);
+            h.make_plain();
+            h.faulty = faulty;
+            for (op, fault) in &ops {
+                h.fault = fault.filter(|_| faulty);
+                h.run(op);
+                h.fault = None;
+            }
+            h.check();
+            Ok(())
+        })
+        .unwrap_or_else(failed);
+}
+
 #[test]
 fn read_only() {
     runner(1000, 1)

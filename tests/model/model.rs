@@ -86,6 +86,8 @@ pub(crate) struct Model {
     pub(crate) nodes: Vec<Node>,
     /// Owners are kept in an attribute: those of files and directories only, and set-id bits stay until told otherwise.
     pub(crate) stored_owners: bool,
+    /// The upper holds whiteouts as files, and no marks: lower directories do not move.
+    pub(crate) plain: bool,
 }
 
 pub(crate) const NOREPLACE: u32 = 1;
@@ -93,7 +95,7 @@ pub(crate) const EXCHANGE: u32 = 2;
 
 impl Model {
     pub(crate) fn new() -> Self {
-        Self { nodes: vec![Node::new(Kind::Dir, 0o755)], stored_owners: false }
+        Self { nodes: vec![Node::new(Kind::Dir, 0o755)], stored_owners: false, plain: false }
     }
 
     pub(crate) fn add(&mut self, node: Node) -> Id {
@@ -119,6 +121,9 @@ impl Model {
 
     pub(crate) fn make(&mut self, dir: Id, name: &[u8], new: &New) -> Result<Id> {
         self.vacant(dir, name)?;
+        if self.plain && new.kind.is_whiteout(new.rdev) {
+            return Err(Errno::PERM);
+        }
         let mut node = Node::new(new.kind, if new.kind == Kind::Symlink { 0o777 } else { new.mode & !new.umask });
         (node.uid, node.gid, node.rdev, node.data) = (new.uid, new.gid, new.rdev, new.target.clone());
         node.parent = dir;
@@ -208,10 +213,15 @@ impl Model {
         if self.nodes[src].is_dir() && self.is_within(d2, src) {
             return Err(Errno::INVAL);
         }
+        let moves = [Some(src), dst.filter(|_| flags == EXCHANGE)];
+        let stays = |id: Id| self.plain && self.nodes[id].is_dir() && self.nodes[id].from_lower;
         if let Some(dst) = dst {
             let (a, b) = (&self.nodes[src], &self.nodes[dst]);
             if b.is_dir() && self.is_within(d1, dst) {
                 return Err(if flags == EXCHANGE { Errno::INVAL } else { Errno::NOTEMPTY });
+            }
+            if flags == EXCHANGE && moves.into_iter().flatten().any(stays) {
+                return Err(Errno::XDEV);
             }
             if flags == EXCHANGE {
                 self.put(d1, n1, dst);
@@ -221,9 +231,13 @@ impl Model {
             match (a.is_dir(), b.is_dir()) {
                 (true, false) => return Err(Errno::NOTDIR),
                 (false, true) => return Err(Errno::ISDIR),
+                _ if stays(src) => return Err(Errno::XDEV),
                 _ if !b.entries.is_empty() => return Err(Errno::NOTEMPTY),
                 _ => self.take(d2, n2),
             }
+        }
+        if self.plain && self.nodes[src].is_dir() && self.nodes[src].from_lower {
+            return Err(Errno::XDEV);
         }
         self.nodes[d1].entries.remove(n1);
         self.nodes[d1].mtime = None;

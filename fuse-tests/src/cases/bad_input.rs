@@ -18,7 +18,7 @@ cases!("bad_input":
     no_newuidmap.onlay().by(&[User::Ordinary]),
     no_such_command.onlay().by(&[User::Root, User::Ordinary, User::Norange]),
     run_without_root_directory.onlay().by(&[User::Root, User::Ordinary]), diff_of_nothing.onlay(),
-    unknown_verb.onlay(), same_layer_twice.onlay(), upper_without_attributes.onlay().by(&[User::Root]),
+    unknown_verb.onlay(), same_layer_twice.onlay(), lower_that_vanishes.onlay(),
 );
 
 /// One line `onlay: ..` that names `what`, one line `hint: ..`, no success, no output.
@@ -136,6 +136,12 @@ fn upper_in_use(cx: &mut Ctx) -> Result<()> {
     cx.mount()?;
     refused(cx, &["low"], "upper", "work2", "mnt2", "upper")?;
     refused(cx, &["low"], "upper2", "work", "mnt2", "work")?;
+    // Who has it is told.
+    let holders = crate::ctx::daemons(&cx.dir.0)?;
+    holds!(holders.len() == 1, "{holders:?}");
+    let p = |n: &str| cx.dir.p(n).display().to_string();
+    let out = cx.onlay(&["mount", "-l", &p("low"), "-u", &p("upper"), "-w", &p("work2"), &p("mnt2")])?;
+    is_clear(&out, &format!("(process {})", holders[0].0))?;
     same!(cx.m.read("f")?, "x");
     Ok(())
 }
@@ -184,19 +190,28 @@ fn same_layer_twice(cx: &mut Ctx) -> Result<()> {
     refused(cx, &["low", "low2", "low/../low"], "", "", "mnt", "low/../low")
 }
 
-fn upper_without_attributes(cx: &mut Ctx) -> Result<()> {
-    dirs(cx)?;
-    // The one file system of every kernel that has no attributes for programs.
-    let script = format!(
-        "set -e; mount -t ramfs none {d}/low2; mkdir {d}/low2/u {d}/low2/w; chmod 755 {d}/low2
-         exec {} mount --lower {d}/low --upper {d}/low2/u --work {d}/low2/w {d}/mnt",
-        cx.binary().display(),
-        d = cx.dir.0.display(),
-    );
-    let out = Out::of(Command::new("unshare").args(["--mount", "--propagation", "private", "sh", "-c", &script]))?;
-    is_clear(&out, &cx.dir.p("low2/w").display().to_string())?;
-    same!(mounts_below(&cx.dir.0)?.len(), 0);
-    Ok(())
+/// A layer that is removed under a live mount: errors, no hang, and an unmount in good order.
+fn lower_that_vanishes(cx: &mut Ctx) -> Result<()> {
+    cx.dir.file("low/f", "x")?.file("low/d/g", "y")?.file("low2/kept", "k")?;
+    let p = |n: &str| cx.dir.p(n).display().to_string();
+    let (upper, work) = (cx.upper.0.display().to_string(), cx.work.0.display().to_string());
+    let (low, low2, m) = (p("low"), p("low2"), p("mnt"));
+    cx.onlay(&["mount", "--lower", &low, "--lower", &low2, "--upper", &upper, "--work", &work, &m])?.ok()?;
+    same!(cx.m.read("d/g")?, "y");
+    std::fs::remove_dir_all(&low)?;
+    for name in ["f", "d/g", "none"] {
+        // What the kernel knows it may still show.
+        if let Ok(text) = cx.m.read(name) {
+            holds!(name != "none" && text.len() < 2);
+        }
+    }
+    cx.m.file("new", "n")?;
+    same!((cx.m.read("kept")?, cx.m.read("new")?), ("k".to_owned(), "n".to_owned()));
+    holds!(std::fs::read_dir(&cx.m.0)?.filter_map(Result::ok).any(|e| e.file_name() == "kept"));
+    cx.onlay(&["umount", &m])?.ok()?;
+    same!(cx.upper.read("new")?, "n");
+    // The next mount says what is missing.
+    refused(cx, &["low", "low2"], "upper", "work", "mnt", "low")
 }
 
 /// Runs onlay where `/dev` is ours to arrange.

@@ -18,7 +18,7 @@ use crate::tree::{Tree, cases, fails, holds, same};
 cases!("dropin":
     containerd.onlay().privileged(), mount_type.onlay().by(&[User::Root]), apptainer.onlay(), enroot.onlay(),
     docker_init_layer.onlay(), cycles.onlay().slow(300), accepted.onlay(), fewer_attributes.onlay(), version.onlay(),
-    id_maps.onlay().privileged(), squash.onlay().privileged(), stored_owners.onlay().privileged(),
+    id_maps.onlay().privileged(), ids_in_acls.onlay().privileged(), squash.onlay().privileged(), stored_owners.onlay().privileged(),
     stored_owners_below.onlay().privileged(), volatile.onlay(), bad_values.onlay(),
 );
 
@@ -49,7 +49,8 @@ fn mount(cx: &Ctx, more: &str) -> Result<Tree> {
 
 /// As engines do it: at once, and without waiting for the daemon.
 fn umount(cx: &Ctx, at: &Path) -> Result<()> {
-    // A daemon in the foreground looks at its mount once when it is there already.
+    // Until the daemon's thread runs again after it put its mount there, its descriptor keeps the mount busy; where the
+    // helper mounts, until it has looked at the root.
     until("unmount", Duration::from_secs(2), || {
         if cx.user == User::Ordinary {
             let out = Out::of(Command::new("fusermount3").arg("-u").arg(at))?;
@@ -161,7 +162,7 @@ fn enroot(cx: &mut Ctx) -> Result<()> {
     umount(cx, &at)?;
     holds!(child.wait()?.success());
     same!((cx.dir.ls("e")?, cx.dir.read("e/lower/f")?), ("lower upper work".to_owned(), "x".to_owned()));
-    same!(cx.dir.ls("e/upper")?, "f new");
+    same!(cx.dir.ls("e/upper")?, ".wh..wh.aufs .wh.f new");
     Ok(())
 }
 
@@ -319,6 +320,42 @@ fn id_maps(cx: &mut Ctx) -> Result<()> {
     umount(cx, &cx.m.0)?;
     let m = mount(cx, map)?;
     same!((owner(&m, "one")?, owner(&m, "made")?, owner(&m, "far")?), ((1005, 11), (1001, 3001), (65534, 65534)));
+    umount(cx, &cx.m.0)
+}
+
+/// An ACL for one user and one group (linux/posix_acl_xattr.h).
+fn acl(user: u32, group: u32) -> Vec<u8> {
+    let none = u32::MAX;
+    let mut bytes = 2u32.to_le_bytes().to_vec();
+    for (tag, perm, id) in [(1u16, 6u16, none), (2, 6, user), (4, 4, none), (8, 4, group), (16, 6, none), (32, 0, none)] {
+        bytes.extend([tag.to_le_bytes(), perm.to_le_bytes()].concat());
+        bytes.extend(id.to_le_bytes());
+    }
+    bytes
+}
+
+fn ids_in_acls(cx: &mut Ctx) -> Result<()> {
+    const ACL: &str = "system.posix_acl_access";
+    const DEFAULT: &str = "system.posix_acl_default";
+    cx.dir.file("l/f", "x")?.mode("l/f", 0o600)?.setx("l/f", ACL, acl(5, 6))?;
+    cx.dir.dir("l/d")?.mode("l/d", 0o777)?.setx("l/d", DEFAULT, acl(5, 6))?;
+    cx.upper.mode("", 0o777)?;
+    let map = ",uidmapping=0:1000:2000,gidmapping=0:3000:2000";
+    let m = mount(cx, map)?;
+    same!((m.getx("f", ACL)?, m.getx("d", DEFAULT)?), (Some(acl(1005, 3006)), Some(acl(1005, 3006))));
+    // It is for that user of the view, and for nobody else.
+    let at = m.clone();
+    let read = |uid: u32| crate::sys::as_ids(uid, 3999, &[], || at.read("f").map(drop));
+    read(1005)?;
+    holds!(read(5).is_err());
+    // Copied up, changed, inherited.
+    m.append("f", "+")?;
+    same!((m.getx("f", ACL)?, cx.upper.getx("f", ACL)?), (Some(acl(1005, 3006)), Some(acl(5, 6))));
+    m.setx("f", ACL, acl(1007, 3008))?.file("d/new", "")?;
+    same!((cx.upper.getx("f", ACL)?, m.getx("d/new", ACL)?), (Some(acl(7, 8)), Some(acl(1005, 3006))));
+    same!(cx.upper.getx("d/new", ACL)?, Some(acl(5, 6)));
+    let set = |value: &[u8]| rustix::fs::lsetxattr(m.p("f"), ACL, value, rustix::fs::XattrFlags::empty());
+    fails!(set(&acl(77, 3008)), EINVAL);
     umount(cx, &cx.m.0)
 }
 
