@@ -12,7 +12,7 @@ pub mod index;
 pub mod mem;
 
 use crate::vocab::handle::FileHandle;
-use crate::vocab::{Access, Kind, Result, SetTime, Space, Stat};
+use crate::vocab::{Access, Errno, Kind, Result, SetTime, Space, Stat};
 
 /// How [`Handle::rename`] treats the target (renameat2(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ macro_rules! on_both {
         match ($a, $b) {
             ($enum::Disk($x), $enum::Disk($y)) => $e,
             ($enum::Mem($x), $enum::Mem($y)) => $e,
-            _ => Err(crate::vocab::Errno::XDEV),
+            _ => Err(Errno::XDEV),
         }
     };
 }
@@ -221,6 +221,40 @@ impl Handle {
     /// unlinkat(2) of an empty directory.
     pub fn rmdir(&self, name: &[u8]) -> Result<()> {
         change!(self, o => o.rmdir(name))
+    }
+
+    /// Removes everything in the handle's directory.
+    pub fn clear(&self) -> Result<()> {
+        // A stack of our own: what is in it may be deep.
+        let mut open = vec![(self.clone(), Vec::new())];
+        while let Some((at, _)) = open.last() {
+            let at = at.clone();
+            let mut names = Vec::new();
+            at.list(&mut |e| names.push(e.name.to_vec()))?;
+            let mut deeper = None;
+            for name in names {
+                match at.unlink(&name) {
+                    Ok(()) | Err(Errno::NOENT) => {}
+                    Err(Errno::ISDIR | Errno::PERM) => match at.rmdir(&name) {
+                        Ok(()) | Err(Errno::NOENT) => {}
+                        Err(Errno::NOTEMPTY) => {
+                            deeper = Some((at.open_dir(&name)?, name));
+                            break;
+                        }
+                        Err(e) => return Err(e),
+                    },
+                    Err(e) => return Err(e),
+                }
+            }
+            if let Some(next) = deeper {
+                open.push(next);
+            } else if let Some((_, name)) = open.pop()
+                && let Some((parent, _)) = open.last()
+            {
+                parent.rmdir(&name)?;
+            }
+        }
+        Ok(())
     }
 
     /// fchownat(2); `None` leaves an id as it is.

@@ -213,7 +213,7 @@ impl Overlay {
         })();
         if r.is_err() || nest.is_some() {
             // Whatever is left goes; at the latest at the next mount.
-            let cleared = if nest.is_some() { super::setup::clear(&place) } else { remove_any(&place, &temp) };
+            let cleared = if nest.is_some() { place.clear() } else { remove_any(&place, &temp) };
             let cleared = cleared.and_then(|()| nest.as_ref().map_or(Ok(()), |n| work.rmdir(n)));
             if let Err(e) = cleared {
                 log::warn!("something is left in the work directory: {e}");

@@ -305,7 +305,7 @@ fn prepare(
     };
     let work = subdir(given, b"work").map_err(fail)?;
     refuse_incompatible(&work)?;
-    clear(&work).map_err(fail)?;
+    work.clear().map_err(fail)?;
     if volatile {
         mark_volatile(&work).map_err(fail)?;
     }
@@ -360,38 +360,4 @@ fn subdir(dir: &Handle, name: &[u8]) -> Result<Handle> {
         Ok(()) | Err(Errno::EXIST) => dir.open_dir(name),
         Err(e) => Err(e),
     }
-}
-
-/// Removes everything in `dir`.
-pub(super) fn clear(dir: &Handle) -> Result<()> {
-    // A stack of our own: what is left over may be deep.
-    let mut open = vec![(dir.clone(), Vec::new())];
-    while let Some((at, _)) = open.last() {
-        let at = at.clone();
-        let mut names = Vec::new();
-        at.list(&mut |e| names.push(e.name.to_vec()))?;
-        let mut deeper = None;
-        for name in names {
-            match at.unlink(&name) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(Errno::ISDIR | Errno::PERM) => match at.rmdir(&name) {
-                    Ok(()) | Err(Errno::NOENT) => {}
-                    Err(Errno::NOTEMPTY) => {
-                        deeper = Some((at.open_dir(&name)?, name));
-                        break;
-                    }
-                    Err(e) => return Err(e),
-                },
-                Err(e) => return Err(e),
-            }
-        }
-        if let Some(next) = deeper {
-            open.push(next);
-        } else if let Some((_, name)) = open.pop()
-            && let Some((parent, _)) = open.last()
-        {
-            parent.rmdir(&name)?;
-        }
-    }
-    Ok(())
 }

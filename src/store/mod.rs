@@ -11,6 +11,7 @@
 //! | [`image`] | an image, read |
 //! | [`container`] | containers and their records |
 //! | [`gc`] | what nothing refers to goes |
+//! | [`unpack`] | from a layer's blob to its directory |
 //! | [`files`], [`lock`] | in one step, or not at all; one after the other |
 
 mod blobs;
@@ -22,6 +23,7 @@ mod image;
 mod layers;
 mod lock;
 mod names;
+pub mod unpack;
 
 #[cfg(test)]
 mod tests;
