@@ -8,7 +8,9 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use onlay::runner::{Mapping, Network, Process, Root, RootError, Seccomp, Source, Spec, Volume, plan, run};
+use onlay::runner::{
+    Limit, LimitName, Mapping, Network, Process, Root, RootError, Seccomp, Source, Spec, Volume, plan, run,
+};
 use rustix::mount::{MountFlags, mount_bind, mount_bind_recursive, mount_remount};
 use rustix::thread::CapabilitySet;
 
@@ -21,6 +23,13 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().skip(1).collect();
     match args.first().and_then(|a| a.to_str()) {
         Some("run") => run_once(&args[1..]),
+        // Inside, as the runner's own program: tries to write to itself.
+        Some("attack") => {
+            if std::fs::File::options().append(true).open("/proc/self/exe").is_ok() {
+                println!("WRITTEN");
+            }
+            ExitCode::SUCCESS
+        }
         // What cargo test passes on, and filters.
         _ => cases::all(&args),
     }
@@ -85,8 +94,8 @@ fn run_once(args: &[OsString]) -> ExitCode {
         stdin: get("no-stdin").is_none(),
         ..Process::new(command.to_vec())
     };
-    if let Some(name) = get("cap-add") {
-        process.capabilities |= CapabilitySet::from_name(&name).unwrap();
+    for name in options.iter().filter_map(|o| o.to_str().unwrap().strip_prefix("--cap-add=")) {
+        process.capabilities |= CapabilitySet::from_name(name).unwrap();
     }
     if get("no-caps").is_some() {
         process.capabilities = CapabilitySet::empty();
@@ -99,12 +108,24 @@ fn run_once(args: &[OsString]) -> ExitCode {
         let source = Source::Machine(source.into());
         Volume { source, target: target.into(), read_only: false, no_exec: false, no_suid: false, no_dev: true }
     };
+    if let Some(open) = get("nofile") {
+        let limit = Some(open.parse().unwrap());
+        process.limits = vec![Limit { name: LimitName::Nofile, soft: limit, hard: limit }];
+    }
+    let tmpfs = |target: String| Volume {
+        source: Source::Tmpfs(Vec::new()),
+        target: target.into(),
+        read_only: false,
+        no_exec: false,
+        no_suid: true,
+        no_dev: true,
+    };
     let spec = Spec {
         hostname: get("hostname"),
         network: if get("net").as_deref() == Some("none") { Network::None } else { Network::Host },
         host: get("host").is_some(),
         hide: get("hide").map(Into::into).into_iter().collect(),
-        volumes: get("volume").map(volume).into_iter().collect(),
+        volumes: get("volume").map(volume).into_iter().chain(get("tmpfs").map(tmpfs)).collect(),
         read_only: get("read-only").is_some(),
         ..Spec::new(process, Mapping::of_caller().unwrap(), args[0].clone().into())
     };

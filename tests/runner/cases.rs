@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use super::again;
 
 mod ends;
+mod escape;
+mod flags;
 mod inside;
+mod session;
 
 /// Who runs, and where.
 struct Place {
@@ -52,6 +55,23 @@ const CASES: &[Case] = &[
     ("the_working_directory_is_inside", inside::the_working_directory_is_inside),
     ("the_umask_is_the_usual_one", inside::the_umask_is_the_usual_one),
     ("the_machine_as_root", inside::the_machine_as_root),
+    ("a_descriptor_as_working_directory", escape::a_descriptor_as_working_directory),
+    ("chroot_in_chroot", escape::chroot_in_chroot),
+    ("climbing_from_an_open_directory", escape::climbing_from_an_open_directory),
+    ("nothing_mounted_inside_is_seen_outside", escape::nothing_mounted_inside_is_seen_outside),
+    ("namespaces_and_mounts_are_refused", escape::namespaces_and_mounts_are_refused),
+    ("another_architecture_is_killed", escape::another_architecture_is_killed),
+    ("the_runners_program_is_not_writable", escape::the_runners_program_is_not_writable),
+    ("the_supervisor_cannot_be_reached", escape::the_supervisor_cannot_be_reached),
+    ("the_machines_network_is_out_of_reach", escape::the_machines_network_is_out_of_reach),
+    ("ipc_of_the_machine_is_invisible", escape::ipc_of_the_machine_is_invisible),
+    ("volumes_stay_inside", escape::volumes_stay_inside),
+    ("users_are_the_views", flags::users_are_the_views),
+    ("volumes_are_shown", flags::volumes_are_shown),
+    ("a_read_only_view", flags::a_read_only_view),
+    ("limits_hold", flags::limits_hold),
+    ("no_input_unless_asked", flags::no_input_unless_asked),
+    ("a_terminal_of_its_own", flags::a_terminal_of_its_own),
     ("nothing_stays_mounted", ends::nothing_stays_mounted),
     ("a_killed_parent_takes_all_along", ends::a_killed_parent_takes_all_along),
     ("a_killed_supervisor_takes_all_along", ends::a_killed_supervisor_takes_all_along),
@@ -148,7 +168,8 @@ fn make_roots(roots: &Path) {
         }
         std::fs::copy("/usr/bin/busybox", root.join("bin/busybox")).unwrap();
         let words = "sh ls cat sleep kill ps echo id hostname ip stat readlink pwd grep mount umount chroot mkdir touch \
-                     true false env head wc tr test setsid od stty ln rm ifconfig cut sort seq timeout trap sync";
+                     true false env head wc tr test setsid od stty ln rm ifconfig cut sort seq timeout trap sync cp chown unshare \
+                     nsenter mknod nc tail rmdir wget printf nslookup";
         for applet in words.split_whitespace() {
             let link = root.join("bin").join(applet);
             if !link.exists() {
@@ -164,6 +185,15 @@ fn make_roots(roots: &Path) {
         for file in ["etc/resolv.conf", "etc/hosts"] {
             std::fs::write(roots.join(name).join(file), "old\n").unwrap();
         }
+    }
+    let web = "root:x:0:0::/root:/bin/sh\nweb:x:33:34::/var/www:/bin/sh\n";
+    std::fs::write(roots.join("plain/etc/passwd"), web).unwrap();
+    std::fs::write(roots.join("plain/etc/group"), "root:x:0:\nwww:x:34:\nlog:x:40:web\n").unwrap();
+    let links = roots.join("links");
+    for (link, target) in
+        [("climb", "../../../../elsewhere"), ("to-proc", "/proc"), ("to-sys", "sys"), ("bin/exe", "/proc/self/exe")]
+    {
+        symlink(target, links.join(link)).unwrap();
     }
     for dir in ["proc", "sys", "dev"] {
         std::fs::create_dir(roots.join("plain").join(dir)).unwrap();
@@ -229,6 +259,17 @@ impl Place {
 
     fn owns_the_roots(&self) -> bool {
         self.user.is_none()
+    }
+
+    /// A directory of the user's own.
+    fn dir(&self, name: &str) -> PathBuf {
+        let dir = self.base.join(name);
+        std::fs::create_dir(&dir).unwrap();
+        if let Some(user) = &self.user {
+            let user = nix::unistd::User::from_name(user).unwrap().unwrap();
+            std::os::unix::fs::chown(&dir, Some(user.uid.as_raw()), Some(user.gid.as_raw())).unwrap();
+        }
+        dir
     }
 
     fn is_norange(&self) -> bool {

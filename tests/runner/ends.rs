@@ -1,12 +1,13 @@
 //! How a run ends: codes, signals, whoever dies, the terminal.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::session::Session;
 use super::{Place, code, line, text};
 
 pub(super) fn exit_code_is_passed_on(p: &Place) {
@@ -139,64 +140,6 @@ pub(super) fn an_unanswered_request_keeps_nobody(p: &Place) {
     out.read_to_string(&mut String::new()).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(125));
     std::fs::remove_dir(p.base.join("merged")).unwrap();
-}
-
-/// A shell on a terminal of its own.
-struct Session {
-    child: std::process::Child,
-    terminal: std::fs::File,
-    seen: String,
-}
-
-impl Session {
-    fn start(command: &Command) -> Self {
-        let pty = nix::pty::openpty(None, None).unwrap();
-        let slave = || Stdio::from(pty.slave.try_clone().unwrap());
-        let mut c = Command::new("setsid");
-        c.args(["--ctty", "--wait"]).arg(command.get_program()).args(command.get_args()).env("PS1", "$ ");
-        c.stdin(slave()).stdout(slave()).stderr(slave());
-        let child = c.spawn().unwrap();
-        Self { child, terminal: pty.master.into(), seen: String::new() }
-    }
-
-    fn expect(&mut self, what: &str) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !self.seen.contains(what) {
-            use std::os::fd::AsFd;
-            let mut fds = [nix::poll::PollFd::new(self.terminal.as_fd(), nix::poll::PollFlags::POLLIN)];
-            nix::poll::poll(&mut fds, 200u16).unwrap();
-            if fds[0].any().unwrap() {
-                let mut buf = [0; 4096];
-                let n = self.terminal.read(&mut buf).unwrap_or(0);
-                self.seen.push_str(&String::from_utf8_lossy(&buf[..n]));
-            }
-            assert!(Instant::now() < deadline, "no {what:?} in {:?}", self.seen);
-        }
-        let at = self.seen.find(what).unwrap() + what.len();
-        self.seen.drain(..at);
-    }
-
-    fn end(&mut self) -> Option<i32> {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            assert!(Instant::now() < deadline, "does not end");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    fn say(&mut self, what: &str) {
-        self.terminal.write_all(what.as_bytes()).unwrap();
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-    }
 }
 
 pub(super) fn a_terminal_gives_job_control(p: &Place) {
