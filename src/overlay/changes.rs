@@ -1,7 +1,6 @@
 //! What an upper changes: added, changed, deleted.
 
-use std::collections::BTreeSet;
-
+use super::delta::names;
 use super::readdir::entries;
 use super::stack::{Marks, read_marks};
 use super::whiteout::was_plain;
@@ -150,11 +149,11 @@ impl Compared {
         let root = Place { path: Vec::new(), view: ROOT, below: Some(ROOT), upper: Some(upper.clone()), moved: false };
         let mut todo = vec![root];
         while let Some(at) = todo.pop() {
-            let mut names = names(&self.view, at.view)?;
+            let mut all = names(&self.view, at.view)?;
             if let Some(below) = at.below {
-                names.extend(self::names(&self.below, below)?);
+                all.extend(names(&self.below, below)?);
             }
-            for name in names {
+            for name in all {
                 todo.extend(self.compare(&at, &name)?);
             }
         }
@@ -198,17 +197,6 @@ impl Compared {
             moved,
         }))
     }
-}
-
-fn names(view: &Overlay, dir: u64) -> Result<BTreeSet<Vec<u8>>> {
-    let mut all = BTreeSet::new();
-    view.readdir(dir, 0, &mut |e| {
-        if !matches!(e.name, b"." | b"..") {
-            all.insert(e.name.to_vec());
-        }
-        false
-    })?;
-    Ok(all)
 }
 
 fn found(view: &Overlay, dir: u64, name: &[u8]) -> Result<Option<(u64, Kind)>> {

@@ -15,7 +15,7 @@
 //! | [`create`], [`remove`], [`rename`] | changes of names |
 //! | [`whiteout`] | what an upper says of the layers below |
 //! | [`attr`], [`xattr`], [`file`] | changes of everything else |
-//! | [`changes`](changes()) | what an upper changes |
+//! | [`changes`](changes()), [`delta`] | what an upper changes: for a user, for a writer of layers |
 //! | [`setup`] | from directories to a union, or a reason why not |
 //! | [`image_index`] | the lower layers as one, prepared in a file |
 //!
@@ -33,6 +33,7 @@ mod attr;
 mod changes;
 mod copy_up;
 mod create;
+mod delta;
 mod error;
 mod file;
 mod image_index;
@@ -57,6 +58,7 @@ use crate::vocab::ids::IdMaps;
 use crate::vocab::{Kind, SetTime, Stat};
 
 pub use changes::{Change, How, changes};
+pub use delta::{Delta, Said, Unread};
 pub use error::Error;
 pub use image_index::build_index;
 pub use inodes::ROOT;
@@ -105,6 +107,10 @@ pub struct Config {
     pub ids: IdMaps,
     /// Lower layers, by index, whose ids the kernel maps already (an idmapped mount): they show what it says.
     pub mapped_lowers: Vec<usize>,
+    /// Lower layers, by index, that keep owners in attributes though their root does not say so.
+    pub stored_lowers: Vec<usize>,
+    /// What is ours on disk, and has no stored owner, is root's: for layers of one id, read outside of its namespace.
+    pub ours_as_root: bool,
     /// Show ids that the id map does not know as root's.
     pub foreign_as_root: bool,
     /// Read AUFS's `.wh.` names in the lower layers.
@@ -133,6 +139,8 @@ impl Default for Config {
             stored_attr: STORED_STAT,
             ids: IdMaps::default(),
             mapped_lowers: Vec::new(),
+            stored_lowers: Vec::new(),
+            ours_as_root: false,
             foreign_as_root: false,
             aufs: false,
             hide: Vec::new(),

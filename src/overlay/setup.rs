@@ -82,7 +82,7 @@ impl Overlay {
             });
             upper = Some(prepare(given.dir, &given.work, config.volatile, plain)?);
         }
-        let mut lowers = lower_layers(&config.mapped_lowers, layers.lowers)?;
+        let mut lowers = lower_layers(&config, layers.lowers)?;
         for layer in &lowers {
             inodes.number((layer.root.dev, layer.root.ino));
         }
@@ -159,7 +159,7 @@ impl Overlay {
     }
 }
 
-fn lower_layers(mapped: &[usize], given: Vec<super::Lower>) -> std::result::Result<Vec<Layer>, Error> {
+fn lower_layers(config: &Config, given: Vec<super::Lower>) -> std::result::Result<Vec<Layer>, Error> {
     let mut layers = Vec::new();
     let mut seen = HashSet::new();
     for (i, lower) in given.into_iter().enumerate() {
@@ -168,7 +168,7 @@ fn lower_layers(mapped: &[usize], given: Vec<super::Lower>) -> std::result::Resu
         if !seen.insert((st.dev, st.ino)) {
             return Err(Error::refused(format!("lower layer {} is given twice", i + 1), "name each layer once"));
         }
-        let mut stored_owners = false;
+        let mut stored_owners = config.stored_lowers.contains(&i);
         for attr in STORED_STATS {
             stored_owners |= lower.dir.getxattr(b"", attr).map_err(fail)?.is_some();
         }
@@ -190,7 +190,7 @@ fn lower_layers(mapped: &[usize], given: Vec<super::Lower>) -> std::result::Resu
             devices,
             closed: false,
         });
-        layers.push(Layer { root, stored_owners, mapped: mapped.contains(&i) });
+        layers.push(Layer { root, stored_owners, mapped: config.mapped_lowers.contains(&i) });
     }
     Ok(layers)
 }

@@ -344,6 +344,10 @@ impl Overlay {
         if let Some(stored) = stored {
             return stored.apply(stat);
         }
+        if self.config.ours_as_root {
+            stat.uid = if stat.uid == rustix::process::geteuid().as_raw() { 0 } else { stat.uid };
+            stat.gid = if stat.gid == rustix::process::getegid().as_raw() { 0 } else { stat.gid };
+        }
         if self.config.foreign_as_root {
             stat.uid = if stat.uid == OVERFLOW { 0 } else { stat.uid };
             stat.gid = if stat.gid == OVERFLOW { 0 } else { stat.gid };

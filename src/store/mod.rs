@@ -11,7 +11,7 @@
 //! | [`image`] | an image, read |
 //! | [`container`] | containers and their records |
 //! | [`gc`] | what nothing refers to goes |
-//! | [`unpack`] | from a layer's blob to its directory |
+//! | [`unpack`], [`pack`] | from a layer's blob to its directory, and back |
 //! | [`files`], [`lock`] | in one step, or not at all; one after the other |
 
 mod blobs;
@@ -23,6 +23,7 @@ mod image;
 mod layers;
 mod lock;
 mod names;
+pub mod pack;
 pub mod unpack;
 
 #[cfg(test)]

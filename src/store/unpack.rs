@@ -44,6 +44,9 @@ use oci_spec::image::Digest;
 use crate::layer::Handle;
 
 pub use error::{Error, Reason};
+pub(super) use pax::{XATTR, encode_key};
+pub(super) use sparse::Segment;
+pub(super) use tree::is_private;
 
 /// How owners are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

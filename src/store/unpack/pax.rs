@@ -171,8 +171,7 @@ impl Pax {
 const EQUALS: &[u8] = b"%3D";
 
 /// The name of an attribute as it is in a key.
-#[allow(dead_code, reason = "for layers that are packed")]
-pub(crate) fn encode(name: &[u8]) -> Vec<u8> {
+pub(crate) fn encode_key(name: &[u8]) -> Vec<u8> {
     name.split(|b| *b == b'=').collect::<Vec<_>>().join(EQUALS)
 }
 
@@ -222,7 +221,7 @@ mod tests {
         let pax = parse(b"28 SCHILY.xattr.user.a=1\n2\0\n8 uid=7\n14 path=a\nb=c\n9 path=x\n7 uid=\n").unwrap();
         assert_eq!(pax.xattrs, [(b"user.a".to_vec(), b"1\n2\0".to_vec())]);
         assert_eq!((pax.path.as_deref(), pax.uid), (Some(&b"x"[..]), None));
-        assert_eq!(decode(&encode(b"user.a=b%=")), b"user.a=b%=");
+        assert_eq!(decode(&encode_key(b"user.a=b%=")), b"user.a=b%=");
     }
 
     #[test]

@@ -523,7 +523,7 @@ fn write(file: &File, bytes: &[u8], at: u64) -> Result<(), Error> {
 }
 
 /// What only the union itself, or the machine, may say about an object.
-fn is_private(attr: &[u8]) -> bool {
+pub(crate) fn is_private(attr: &[u8]) -> bool {
     attr == LABEL
         || attr == FUSE_OVERLAYFS_OPAQUE
         || STORED_STATS.contains(&attr)
