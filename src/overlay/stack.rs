@@ -273,7 +273,8 @@ impl Overlay {
         }
         if dir.devices && marks.device {
             stat.kind = Kind::Char;
-            return Ok(Some(Lower::Other { pos, data: None, stat: self.shown_lower(dir.layer, stat, None) }));
+            let stat = self.shown_lower(dir.layer, stat, marks.stored.as_ref());
+            return Ok(Some(Lower::Other { pos, data: None, stat }));
         }
         let mut data = None;
         if marks.metacopy {

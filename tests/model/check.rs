@@ -126,7 +126,7 @@ impl Harness {
         assert_eq!(self.overlay().uses_index(), self.index.is_some());
     }
 
-    fn lower_layers(&self) -> Vec<Lower> {
+    pub(crate) fn lower_layers(&self) -> Vec<Lower> {
         (0..self.lowers).map(|i| Lower { dir: self.lower(i, false) }).collect()
     }
 
@@ -462,6 +462,11 @@ impl Harness {
         }
     }
 
+    /// The upper, to read.
+    pub(crate) fn upper(&self) -> Handle {
+        self.base(false).open_dir(b"upper").expect("open_dir")
+    }
+
     /// Without an upper the lowers show the same, and nothing can be changed.
     pub(crate) fn check_read_only(&mut self) {
         let lowers = self.lower_layers();
@@ -499,8 +504,7 @@ impl Harness {
     /// The upper as the top one of the lower layers shows the same tree. Hard links of the lowers fall apart, for the
     /// inode index stays behind.
     fn check_as_lower(&self) {
-        let upper = self.base(false).open_dir(b"upper").expect("open_dir");
-        let mut lowers = vec![Lower { dir: upper }];
+        let mut lowers = vec![Lower { dir: self.upper() }];
         lowers.extend(self.lower_layers());
         let config = Config { index: None, ..self.config() };
         let next = Overlay::new(Layers { upper: None, lowers }, config).expect("a union");

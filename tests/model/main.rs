@@ -10,6 +10,7 @@ mod indexed;
 mod layers;
 mod model;
 mod ops;
+mod packed;
 mod regressions;
 mod together;
 
@@ -105,6 +106,22 @@ fn with_whiteouts_as_files() {
                 h.fault = None;
             }
             h.check();
+            Ok(())
+        })
+        .unwrap_or_else(failed);
+}
+
+#[test]
+fn as_layers_and_back() {
+    let input = (layers(), memory(), any::<bool>(), prop::collection::vec(ops::op(), 0..40));
+    runner(200, 8)
+        .run(&input, |(layers, place, stored, ops)| {
+            let mut h = Harness::new(&layers, place, Prefix::User);
+            if stored {
+                h.store_owners();
+            }
+            ops.iter().for_each(|op| h.run(op));
+            h.check_packed(stored);
             Ok(())
         })
         .unwrap_or_else(failed);
