@@ -21,22 +21,15 @@ impl Overlay {
     }
 
     pub(super) fn node_attr(&self, node: &Arc<Node>) -> Result<Attr> {
-        let below = {
-            let state = node.state.lock();
-            match (&state.upper, &state.below) {
-                (None, Below::Other { stat, .. }) => return Ok(self.attr_of_locked(node, *stat, state.nlink, false)),
-                (_, Below::Other { stat, .. }) => Some(*stat),
-                _ => None,
-            }
-        };
         let stat = if node.has_upper() {
             let stat = self.with_upper(node, |dir, name| self.upper_stat(dir, name))?;
-            match below {
-                Some(b) if node.state.lock().upper.as_ref().is_some_and(|u| u.metacopy) => {
-                    Stat { blocks: b.blocks, ..stat }
-                }
-                _ => stat,
+            if node.state.lock().upper.as_ref().is_some_and(|u| u.metacopy) {
+                Stat { blocks: self.lower_stat(node)?.blocks, ..stat }
+            } else {
+                stat
             }
+        } else if !node.is_dir() {
+            self.lower_stat(node)?
         } else {
             let layer = node.lower_dirs().first().map_or(0, |d| d.layer);
             let stored = self.layers.get(layer).is_some_and(|l| l.stored_owners);
@@ -46,6 +39,25 @@ impl Overlay {
             })?
         };
         Ok(self.attr_of(node, stat))
+    }
+
+    /// The stat of what the lowers have of a non-directory, as the view shows it, but for inode and link numbers.
+    pub(super) fn lower_stat(&self, node: &Node) -> Result<Stat> {
+        let other = node.state.lock().other().ok_or(Errno::NOENT)?;
+        let layer = other.pos.dir.layer;
+        let stored = self.layers.get(layer).is_some_and(|l| l.stored_owners);
+        let mut stat = self.with_lower(&other.pos, |dir, name| {
+            let marks = if stored { self.marks(dir, name)?.stored } else { None };
+            let mut stat = dir.stat(name)?;
+            if other.device {
+                stat.kind = Kind::Char;
+            }
+            Ok(self.shown_lower(layer, stat, marks.as_ref()))
+        })?;
+        if let Some(data) = &other.data {
+            stat.blocks = self.with_lower(data, |dir, name| dir.stat(name))?.blocks;
+        }
+        Ok(Stat { nlink: other.nlink, ..stat })
     }
 
     /// The stat of an upper object as the view shows it, but for inode and link numbers.

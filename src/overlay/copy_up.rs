@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Overlay;
 use super::file::link_target;
-use super::node::{Below, Key, Link, Node, Upper, UpperAt};
+use super::node::{Key, Link, Node, Upper, UpperAt};
 use crate::layer::{File, Handle, Rename};
 use crate::vocab::acl;
 use crate::vocab::dialect::{self, STORED_STATS};
@@ -82,8 +82,10 @@ impl Overlay {
     /// Whether a node is a lower hard link that belongs in the index.
     pub(super) fn wants_index(&self, node: &Node) -> bool {
         let state = node.state.lock();
-        let linked = matches!(&state.below, Below::Other { stat, .. } if stat.nlink > 1);
-        linked && state.upper.is_none() && self.has_index() && self.can_mark(node.kind)
+        state.below.nlink().is_some_and(|n| n > 1)
+            && state.upper.is_none()
+            && self.has_index()
+            && self.can_mark(node.kind)
     }
 
     fn copy_up_dir(&self, node: &Arc<Node>) -> Result<()> {
@@ -106,8 +108,8 @@ impl Overlay {
 
     fn copy_up_other(&self, node: &Arc<Node>, want: Want, publish: bool) -> Result<()> {
         let tree = self.tree()?;
-        let below = node.state.lock().below.clone();
-        let Below::Other { pos, stat, .. } = below else { return Err(Errno::NOENT) };
+        let stat = self.lower_stat(node)?;
+        let pos = node.state.lock().other().ok_or(Errno::NOENT)?.pos;
         let dir = self.lower_handle(&pos.dir)?;
         let owner = self.stored_owner(&dir, &pos.name, pos.dir.layer, &stat)?;
         let mapped = self.layers[pos.dir.layer].mapped;
@@ -244,7 +246,7 @@ impl Overlay {
                 return Ok(());
             };
             self.copy_up(&link.parent, Want::Metadata)?;
-            let _names = link.parent.names.write();
+            let _names = link.parent.names_mut();
             if !node.first_link().is_some_and(|l| l.is(&link.parent, &link.name)) {
                 continue;
             }
@@ -274,11 +276,11 @@ impl Overlay {
             Some(UpperAt::Index(name)) => name,
             _ => return Ok(()),
         };
-        let links: Vec<Link> = node.state.lock().links.to_vec();
+        let links: Vec<Link> = node.state.lock().links().to_vec();
         for link in links {
             self.copy_up(&link.parent, Want::Metadata)?;
-            let _names = link.parent.names.write();
-            if !node.state.lock().links.iter().any(|l| l.is(&link.parent, &link.name)) {
+            let _names = link.parent.names_mut();
+            if !node.state.lock().links().iter().any(|l| l.is(&link.parent, &link.name)) {
                 continue;
             }
             let dir = self.upper_dir(&link.parent)?;
@@ -323,7 +325,7 @@ impl Overlay {
         {
             let device = self.is_device(node);
             let mut state = node.state.lock();
-            state.upper = Some(Upper { device, ..upper });
+            state.upper = Some(Box::new(Upper { device, ..upper }));
             state.nlink = nlink;
         }
         self.forget_files(node);
@@ -343,8 +345,7 @@ impl Overlay {
 
     /// Whether the lower object of a node is a device that would be a whiteout in the upper.
     fn is_device(&self, node: &Node) -> bool {
-        let state = node.state.lock();
-        matches!(&state.below, Below::Other { stat, .. } if stat.is_whiteout())
+        node.state.lock().below.is_device()
     }
 
     /// Makes what stands for a character device 0:0: as such it would be a whiteout.

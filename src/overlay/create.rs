@@ -55,8 +55,8 @@ impl Overlay {
         self.check_name(name)?;
         let parent = self.dir_node(parent)?;
         self.copy_up(&parent, Want::Metadata)?;
-        let names = parent.names.write();
-        let over_whiteout = self.vacant(&parent, *names, name)?;
+        let names = parent.names_mut();
+        let over_whiteout = self.vacant(&parent, names.removed(), name)?;
         let dir = self.upper_dir(&parent)?;
         let inherits = self.has_default_acl(&parent)?;
         let above = self.stored_stat(&dir, b"")?;
@@ -236,8 +236,8 @@ impl Overlay {
         self.copy_up(&node, Want::Metadata)?;
         self.keep_redirect(&node)?;
         let pinned = self.with_upper(&node, |dir, at| dir.pin(at))?;
-        let names = parent.names.write();
-        let over_whiteout = self.vacant(&parent, *names, name)?;
+        let names = parent.names_mut();
+        let over_whiteout = self.vacant(&parent, names.removed(), name)?;
         let dir = self.upper_dir(&parent)?;
         let (lower, key, device) = {
             let state = node.state.lock();
@@ -266,7 +266,7 @@ impl Overlay {
         {
             let mut state = node.state.lock();
             state.nlink = state.nlink.map(|n| n + 1);
-            if let Some(upper) = &mut state.upper
+            if let Some(upper) = state.upper.as_deref_mut()
                 && matches!(upper.at, UpperAt::Pinned(_))
             {
                 upper.at = UpperAt::Name;

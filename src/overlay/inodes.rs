@@ -3,12 +3,14 @@
 //! A shard's guard never outlives the statement that took it, no node is dropped under one (its `Drop` comes back here),
 //! and a node whose last reference went is never revived: the weak reference fails and a new node takes its place.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use parking_lot::RwLock;
+use hashbrown::HashTable;
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use smallvec::SmallVec;
 
 use super::node::{Key, Node};
@@ -22,12 +24,40 @@ const DYNAMIC: u64 = 1 << 63;
 /// Above the inode number on disk stands the number of its file system.
 const FS_SHIFT: u32 = 48;
 
-#[derive(Debug)]
-struct Slot {
-    node: Weak<Node>,
-    /// Held while the kernel knows the number.
-    held: Option<Arc<Node>>,
-    count: u64,
+/// Parts of the table by number, each with a lock of its own.
+const SHARDS: usize = 64;
+
+/// Nodes by number: a pointer each for those that the kernel knows.
+#[derive(Debug, Default)]
+struct Shard {
+    /// The kernel holds references to them.
+    held: HashTable<Arc<Node>>,
+    /// Somebody else does, or did a moment ago.
+    known: HashMap<u64, Weak<Node>>,
+}
+
+/// Who has a number.
+enum At {
+    Nobody,
+    Node(Arc<Node>),
+    /// Its last reference went, and it is on its way out.
+    Dying,
+}
+
+impl Shard {
+    fn at(&self, ino: u64) -> At {
+        match (self.held.find(mixed(ino), |n| n.ino == ino), self.known.get(&ino)) {
+            (Some(node), _) => At::Node(node.clone()),
+            (None, Some(weak)) => weak.upgrade().map_or(At::Dying, At::Node),
+            (None, None) => At::Nobody,
+        }
+    }
+}
+
+/// Spreads numbers.
+fn mixed(ino: u64) -> u64 {
+    let n = ino.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    n ^ n >> 32
 }
 
 /// When the last node of each set of keys went.
@@ -48,19 +78,35 @@ impl Passed {
 }
 
 /// All inodes that anybody refers to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Inodes {
     /// No number is written down at copy-up.
     unmarked: bool,
+    /// By object, where that does not give the number: see [`find`](Inodes::find).
     by_key: DashMap<Key, Weak<Node>>,
-    by_ino: DashMap<u64, Slot>,
+    by_ino: Box<[Mutex<Shard>]>,
     systems: RwLock<Vec<u64>>,
     dynamic: AtomicU64,
     /// Counts nodes that went; and for each of a few sets of keys, the count when the last one with such a key went.
     passed: AtomicU64,
     last_passed: Passed,
     /// Hooks of caches that are keyed by node: told when one is gone.
-    gone: parking_lot::Mutex<Vec<u64>>,
+    gone: Mutex<Vec<u64>>,
+}
+
+impl Default for Inodes {
+    fn default() -> Self {
+        Self {
+            unmarked: false,
+            by_key: DashMap::default(),
+            by_ino: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            systems: RwLock::default(),
+            dynamic: AtomicU64::default(),
+            passed: AtomicU64::default(),
+            last_passed: Passed::default(),
+            gone: Mutex::default(),
+        }
+    }
 }
 
 impl Inodes {
@@ -91,24 +137,38 @@ impl Inodes {
         }
     }
 
-    /// The node that is this object of a layer, if anybody refers to it.
+    fn shard(&self, ino: u64) -> MutexGuard<'_, Shard> {
+        self.by_ino[(mixed(ino) >> 40) as usize % SHARDS].lock()
+    }
+
+    fn at(&self, ino: u64) -> At {
+        self.shard(ino).at(ino)
+    }
+
+    /// The node that is this object of a layer, if anybody refers to it. Most have the number that their object gives
+    /// them, and are found by that; the others are in a table of their own.
     pub(super) fn find(&self, key: Key) -> Option<Arc<Node>> {
-        self.by_key.get(&key).and_then(|w| w.upgrade())
+        let other = self.by_key.get(&key).and_then(|w| w.upgrade());
+        other.or_else(|| self.get(self.number(key)).filter(|node| node.state.lock().has_key(key)))
     }
 
     /// The node with this number.
     pub(super) fn get(&self, ino: u64) -> Option<Arc<Node>> {
-        self.by_ino.get(&ino).and_then(|s| s.node.upgrade())
+        match self.at(ino) {
+            At::Node(node) => Some(node),
+            At::Dying | At::Nobody => None,
+        }
     }
 
-    /// A moment, for [`intern_read`](Self::intern_read).
+    /// A moment, for [`intern`](Self::intern).
     pub(super) fn moment(&self) -> u64 {
         self.passed.load(Ordering::SeqCst)
     }
 
-    /// As `intern`, for a node that is made of what was read in the layers after `since`. `None` if another node of the
-    /// object went meanwhile: through it the object may have been changed after it was read.
-    pub(super) fn intern_read(
+    /// The node for the object known by `keys` (the first counts), made by `make` with its final number where there is
+    /// none yet, of what was read in the layers after `since`. `None` if another node of the object went meanwhile:
+    /// through it the object may have been changed after it was read.
+    pub(super) fn intern(
         &self,
         keys: &[Key],
         want: u64,
@@ -120,77 +180,72 @@ impl Inodes {
                 return Some(node);
             }
         }
-        if let (Some(since), Some(key)) = (since, keys.first()) {
-            match self.by_key.entry(*key) {
-                Entry::Occupied(e) => {
-                    let node = e.get().upgrade();
-                    drop(e);
+        let Some(key) = keys.first() else { return Some(self.number_node(want, &make)) };
+        // Whoever has the number: dropped after the guard of the entry, for that may come back here.
+        let mut stray = At::Nobody;
+        let entry = self.by_key.entry(*key);
+        match &entry {
+            Entry::Occupied(e) => {
+                let node = e.get().upgrade();
+                if node.is_some() || since.is_some() {
+                    drop(entry);
                     return node;
                 }
-                Entry::Vacant(_) if self.last_passed.of(*key).load(Ordering::SeqCst) > since => return None,
-                Entry::Vacant(e) => {
-                    let node = self.number_node(want, &make);
-                    e.insert(Arc::downgrade(&node));
-                    self.add_keys(&node, &keys[1..]);
-                    return Some(node);
+            }
+            Entry::Vacant(_) => {
+                if self.number(*key) == want {
+                    stray = self.at(want);
+                }
+                let since = since.unwrap_or(u64::MAX);
+                match &stray {
+                    At::Node(node) if node.state.lock().has_key(*key) => {
+                        drop(entry);
+                        return if let At::Node(node) = stray { Some(node) } else { None };
+                    }
+                    At::Dying if since != u64::MAX => return None,
+                    _ if self.last_passed.of(*key).load(Ordering::SeqCst) > since => return None,
+                    _ => {}
                 }
             }
         }
-        Some(self.intern(keys, want, make))
+        let node = self.number_node(want, &make);
+        match entry {
+            Entry::Occupied(mut e) => {
+                e.insert(Arc::downgrade(&node));
+            }
+            Entry::Vacant(e) if self.number(*key) != node.ino => {
+                e.insert(Arc::downgrade(&node));
+            }
+            Entry::Vacant(_) => {}
+        }
+        drop(stray);
+        self.add_keys(&node, &keys[1..]);
+        Some(node)
     }
 
-    /// The node for the object known by `keys` (the first counts), made by `make` with its final number where there is
-    /// none yet.
-    pub(super) fn intern(&self, keys: &[Key], want: u64, make: impl Fn(u64) -> Node) -> Arc<Node> {
-        for key in keys {
-            if let Some(node) = self.find(*key) {
-                return node;
-            }
-        }
-        let Some(key) = keys.first() else { return self.number_node(want, &make) };
-        let node = match self.by_key.entry(*key) {
-            Entry::Occupied(mut e) => {
-                if let Some(node) = e.get().upgrade() {
-                    return node;
-                }
-                let node = self.number_node(want, &make);
-                e.insert(Arc::downgrade(&node));
-                node
-            }
-            Entry::Vacant(e) => {
-                let node = self.number_node(want, &make);
-                e.insert(Arc::downgrade(&node));
-                node
-            }
-        };
-        self.add_keys(&node, &keys[1..]);
-        node
+    /// A node that is no object of a layer alone: the root.
+    pub(super) fn add(&self, ino: u64, make: impl Fn(u64) -> Node) -> Arc<Node> {
+        self.number_node(ino, &make)
     }
 
     /// Gives the node a number: the wanted one unless another node has it.
     fn number_node(&self, want: u64, make: &impl Fn(u64) -> Node) -> Arc<Node> {
         let mut ino = want;
         loop {
-            match self.by_ino.entry(ino) {
-                Entry::Occupied(e) if e.get().node.strong_count() > 0 => {
-                    ino = DYNAMIC | self.dynamic.fetch_add(1, Ordering::Relaxed);
-                }
-                Entry::Occupied(mut e) => {
-                    let node = Arc::new(make(ino));
-                    e.insert(Slot { node: Arc::downgrade(&node), held: None, count: 0 });
-                    return node;
-                }
-                Entry::Vacant(e) => {
-                    let node = Arc::new(make(ino));
-                    e.insert(Slot { node: Arc::downgrade(&node), held: None, count: 0 });
-                    return node;
-                }
+            let mut shard = self.shard(ino);
+            let held = shard.held.find(mixed(ino), |n| n.ino == ino).is_some();
+            if held || shard.known.get(&ino).is_some_and(|n| n.strong_count() > 0) {
+                ino = DYNAMIC | self.dynamic.fetch_add(1, Ordering::Relaxed);
+                continue;
             }
+            let node = Arc::new(make(ino));
+            shard.known.insert(ino, Arc::downgrade(&node));
+            return node;
         }
     }
 
     fn add_keys(&self, node: &Arc<Node>, keys: &[Key]) {
-        for key in keys {
+        for key in keys.iter().filter(|key| self.number(**key) != node.ino) {
             self.by_key.insert(*key, Arc::downgrade(node));
         }
     }
@@ -207,22 +262,33 @@ impl Inodes {
 
     /// The kernel learns of the node once more.
     pub(super) fn claim(&self, node: &Arc<Node>) {
-        if let Some(mut slot) = self.by_ino.get_mut(&node.ino)
-            && std::ptr::eq(slot.node.as_ptr(), Arc::as_ptr(node))
-        {
-            slot.count += 1;
-            slot.held.get_or_insert_with(|| node.clone());
+        let mut shard = self.shard(node.ino);
+        let count = node.count.load(Ordering::Relaxed);
+        // One that can't be counted any more stays for ever.
+        node.count.store(count.saturating_add(1), Ordering::Relaxed);
+        if count == 0 {
+            shard.known.remove(&node.ino);
+            shard.held.insert_unique(mixed(node.ino), node.clone(), |n| mixed(n.ino));
         }
     }
 
     /// The kernel forgets `count` of its references.
     pub(super) fn forget(&self, ino: u64, count: u64) {
-        // Taken out of the slot before it is dropped: dropping comes back to this table.
-        let held = self.by_ino.get_mut(&ino).and_then(|mut slot| {
-            slot.count = slot.count.saturating_sub(count);
-            if slot.count == 0 { slot.held.take() } else { None }
-        });
-        drop(held);
+        let mut shard = self.shard(ino);
+        let Ok(held) = shard.held.find_entry(mixed(ino), |n| n.ino == ino) else { return };
+        let before = held.get().count.load(Ordering::Relaxed);
+        if before == u32::MAX {
+            return;
+        }
+        let left = u64::from(before).saturating_sub(count) as u32;
+        held.get().count.store(left, Ordering::Relaxed);
+        if left == 0 {
+            let (node, _) = held.remove();
+            shard.known.insert(ino, Arc::downgrade(&node));
+            // Dropping comes back to this table.
+            drop(shard);
+            drop(node);
+        }
     }
 
     /// A node's last reference went.
@@ -236,15 +302,11 @@ impl Inodes {
                 if (self.unmarked || !matches!(node.kind, Kind::File | Kind::Dir))
                     && self.number(u.key) != node.ino =>
             {
-                state.links.iter().map(|l| l.parent.id).collect()
+                state.links().iter().map(|l| l.parent.id).collect()
             }
             _ => SmallVec::new(),
         };
-        match &state.below {
-            super::node::Below::Dirs(dirs) => keys.extend(dirs.first().map(|d| (d.dev, d.ino))),
-            super::node::Below::Other { stat, .. } => keys.push((stat.dev, stat.ino)),
-            super::node::Below::Nothing => {}
-        }
+        keys.extend(state.below.key());
         drop(state);
         let now = self.passed.fetch_add(1, Ordering::SeqCst) + 1;
         for key in keys {
@@ -252,7 +314,12 @@ impl Inodes {
             self.last_passed.of(key).fetch_max(now, Ordering::SeqCst);
             self.remove_key(node, key);
         }
-        self.by_ino.remove_if(&node.ino, |_, slot| std::ptr::eq(slot.node.as_ptr(), node));
+        {
+            let mut shard = self.shard(node.ino);
+            if shard.known.get(&node.ino).is_some_and(|n| std::ptr::eq(n.as_ptr(), node)) {
+                shard.known.remove(&node.ino);
+            }
+        }
         let mut gone = self.gone.lock();
         gone.push(node.id);
         gone.extend(listings);
@@ -266,11 +333,15 @@ impl Inodes {
     /// Makes the tables as small as what is in them.
     pub(super) fn shrink(&self) {
         self.by_key.shrink_to_fit();
-        self.by_ino.shrink_to_fit();
+        for shard in &self.by_ino {
+            let mut shard = shard.lock();
+            shard.held.shrink_to_fit(|n| mixed(n.ino));
+            shard.known.shrink_to_fit();
+        }
     }
 
     /// How many numbers are in use.
     pub(super) fn len(&self) -> usize {
-        self.by_ino.len()
+        self.by_ino.iter().map(|shard| shard.lock()).map(|shard| shard.held.len() + shard.known.len()).sum()
     }
 }

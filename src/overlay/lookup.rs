@@ -62,8 +62,8 @@ impl Overlay {
     /// `ENOENT`, and what the layers answer.
     pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr> {
         let parent = self.dir_node(parent)?;
-        let guard = parent.names.read();
-        if *guard {
+        let guard = parent.names();
+        if guard.removed {
             return Err(Errno::NOENT);
         }
         let (node, attr) = self.look(&parent, name)?.ok_or(Errno::NOENT)?;
@@ -266,8 +266,8 @@ impl Overlay {
                     names.push(r[1..].into());
                     None
                 } else {
-                    state.links.first().map(|l| {
-                        names.push(l.name.clone());
+                    state.links().first().map(|l| {
+                        names.push(l.name[..].into());
                         l.parent.clone()
                     })
                 }
@@ -305,12 +305,12 @@ impl Overlay {
                 let key = dirs.first().map(|d| (d.dev, d.ino)).ok_or(Errno::IO)?;
                 keys.push(key);
                 want = Some(self.inodes.number(key));
-                Below::Dirs(dirs.clone())
+                Below::Dirs(dirs.iter().cloned().collect())
             }
             Some(Lower::Other { pos, data, stat }) => {
                 keys.push((stat.dev, stat.ino));
                 want = Some(self.inodes.number((stat.dev, stat.ino)));
-                Below::Other { pos: pos.clone(), data: data.clone(), stat: *stat }
+                Below::other(pos, data.as_ref(), stat, name)
             }
             None => Below::Nothing,
         };
@@ -348,14 +348,8 @@ impl Overlay {
         };
         let link = Link { parent: parent.clone(), name: name.into() };
         let table = &self.inodes;
-        let node = table.intern_read(&keys, want.ok_or(Errno::IO)?, found.since, |ino| {
-            let state = State {
-                links: SmallVec::from_iter([link.clone()]),
-                upper: upper.clone(),
-                below: below.clone(),
-                nlink,
-                default_acl: None,
-            };
+        let node = table.intern(&keys, want.ok_or(Errno::IO)?, found.since, |ino| {
+            let state = State::new(Some(link.clone()), upper.clone(), below.clone(), nlink);
             Node::new(ino, kind, state, table.clone())
         });
         let Some(node) = node else { return Ok(None) };
@@ -363,17 +357,16 @@ impl Overlay {
             node.add_link(parent, name);
             // It was held open because no name of it was known; now one is.
             let mut state = node.state.lock();
-            let pinned = match &mut state.upper {
+            let pinned = match state.upper.as_deref_mut() {
                 Some(u) if found.named && matches!(u.at, UpperAt::Pinned(_)) => {
                     Some(std::mem::replace(&mut u.at, found.index.clone().map_or(UpperAt::Name, UpperAt::Index)))
                 }
                 _ => None,
             };
-            if pinned.is_some() {
-                // Its path is through this name alone: whatever was known before is gone.
-                state.links.retain(|l| l.is(parent, name));
-            }
+            // Its path is through this name alone: whatever was known before is gone.
+            let gone = if pinned.is_some() { state.keep_link(parent, name) } else { Vec::new() };
             drop(state);
+            drop(gone);
         }
         Ok(Some(node))
     }

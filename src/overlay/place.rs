@@ -50,8 +50,8 @@ impl Overlay {
                 if let UpperAt::Pinned(h) = &upper.at {
                     break h.clone();
                 }
-                let Some(link) = state.links.first() else { return Err(Errno::NOENT) };
-                (link.parent.clone(), link.name.clone(), upper.key)
+                let Some(link) = state.links().first() else { return Err(Errno::NOENT) };
+                (link.parent.clone(), Box::from(&link.name[..]), upper.key)
             };
             missing.push((at, next.1, next.2));
             at = next.0;
@@ -82,16 +82,16 @@ impl Overlay {
             let (at, link) = {
                 let state = node.state.lock();
                 let at = state.upper.as_ref().ok_or(Errno::NOENT)?.at.clone();
-                (at, state.links.first().cloned())
+                (at, state.links().first().cloned())
             };
             match (at, link) {
                 (UpperAt::Pinned(handle), _) => return work(&handle, b""),
                 (UpperAt::Index(name), _) => return work(self.index()?, &name),
                 (UpperAt::Name, Some(link)) => {
-                    let _names = link.parent.names.read();
+                    let _names = link.parent.names();
                     let unmoved = {
                         let state = node.state.lock();
-                        state.links.first().is_some_and(|l| l.is(&link.parent, &link.name))
+                        state.links().first().is_some_and(|l| l.is(&link.parent, &link.name))
                             && state.upper.as_ref().is_some_and(|u| matches!(u.at, UpperAt::Name))
                     };
                     if unmoved {
@@ -109,18 +109,19 @@ impl Overlay {
         if node.has_upper() {
             return self.with_upper(node, work);
         }
-        let below = node.state.lock().below.clone();
-        match below {
-            Below::Dirs(dirs) => match dirs.first() {
-                Some(dir) => work(&self.lower_handle(dir)?, b""),
-                None => Err(Errno::NOENT),
-            },
-            Below::Other { pos, .. } => self.with_lower(&pos, work),
-            Below::Nothing => Err(Errno::NOENT),
+        let (dir, other) = {
+            let state = node.state.lock();
+            let dir = if let Below::Dirs(dirs) = &state.below { dirs.first().cloned() } else { None };
+            (dir, state.other())
+        };
+        match (dir, other) {
+            (Some(dir), _) => work(&self.lower_handle(&dir)?, b""),
+            (None, Some(other)) => self.with_lower(&other.pos, work),
+            (None, None) => Err(Errno::NOENT),
         }
     }
 
-    fn with_lower<T>(&self, pos: &LowerPos, work: impl Fn(&Handle, &[u8]) -> Result<T>) -> Result<T> {
+    pub(super) fn with_lower<T>(&self, pos: &LowerPos, work: impl Fn(&Handle, &[u8]) -> Result<T>) -> Result<T> {
         work(&self.lower_handle(&pos.dir)?, &pos.name)
     }
 
@@ -160,9 +161,8 @@ impl Overlay {
 
     /// The data that the lower layers have.
     pub(super) fn open_lower_data(&self, node: &Node) -> Result<File> {
-        let below = node.state.lock().below.clone();
-        let Below::Other { pos, data, .. } = below else { return Err(Errno::IO) };
-        self.with_lower(&data.unwrap_or(pos), |dir, name| dir.open_file(name, Access::Read))
+        let other = node.state.lock().other().ok_or(Errno::IO)?;
+        self.with_lower(&other.data.unwrap_or(other.pos), |dir, name| dir.open_file(name, Access::Read))
     }
 
     /// A node's files and handles in caches are no longer right.

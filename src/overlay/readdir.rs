@@ -18,8 +18,11 @@ use crate::vocab::{Errno, Kind, Result};
 const DOT: u64 = 1;
 const DOT_DOT: u64 = 2;
 
-/// Entries kept in all listings together.
+/// Entries kept in all listings together: more than that in one directory would be read anew for each request.
 const MAX_ENTRIES: u64 = 1 << 20;
+
+/// With more than this kept, what was read to its end and has not been changed is let go: the kernel has it.
+const ENOUGH: u64 = 1 << 12;
 
 /// A directory's entries in the order of their cookies.
 #[derive(Debug, Default)]
@@ -59,13 +62,14 @@ impl Overlay {
         if self.dots(&node, cookie, &mut |e| each(e)) {
             return Ok(());
         }
-        let names = node.names.read();
-        if *names {
+        let names = node.names();
+        if names.removed {
             return Ok(());
         }
         let listing = self.listing(&node)?;
         drop(names);
         let listing = listing.entries.read();
+        self.read_to(&node, &listing, cookie);
         for ((cookie, name), (ino, kind)) in listing.after(cookie) {
             if each(&Entry { ino: *ino, cookie: *cookie, kind: *kind, name }) {
                 break;
@@ -90,12 +94,13 @@ impl Overlay {
         if self.dots(&node, cookie, &mut |e| each(e, None)) {
             return Ok(());
         }
-        let names = node.names.read();
-        if *names {
+        let names = node.names();
+        if names.removed {
             return Ok(());
         }
         let listing = self.listing(&node)?;
         let listing = listing.entries.read();
+        self.read_to(&node, &listing, cookie);
         for ((cookie, name), (ino, kind)) in listing.after(cookie) {
             let entry = Entry { ino: *ino, cookie: *cookie, kind: *kind, name };
             let full = match self.look(&node, name) {
@@ -114,6 +119,13 @@ impl Overlay {
             }
         }
         Ok(())
+    }
+
+    /// Somebody has come to `cookie`; at the end, a listing that can be had again as it was may go.
+    fn read_to(&self, node: &Node, listing: &Entries, cookie: u64) {
+        if self.listings.weight() > ENOUGH && listing.after(cookie).next().is_none() && !node.has_upper() {
+            self.listings.remove(&node.id);
+        }
     }
 
     /// `.` and `..`; whether `each` is full.

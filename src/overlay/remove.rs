@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Overlay;
 use super::copy_up::Want;
 use super::lookup::Found;
-use super::node::{Below, Node, UpperAt};
+use super::node::{Node, UpperAt};
 use super::whiteout::clear_whiteouts;
 use crate::layer::Handle;
 use crate::vocab::{Errno, Result};
@@ -31,8 +31,8 @@ impl Overlay {
             if self.wants_index(&node) {
                 self.copy_up_to_index(&node)?;
             }
-            let names = parent.names.write();
-            let Some(found) = self.still(&parent, *names, name, &node)? else { continue };
+            let names = parent.names_mut();
+            let Some(found) = self.still(&parent, names.removed(), name, &node)? else { continue };
             let hidden = self.is_hidden_below(&parent, name, &found)?;
             let dir = self.upper_dir(&parent)?;
             let pin = self.pin_if_last(&parent, &dir, name, &node, &found)?;
@@ -66,9 +66,9 @@ impl Overlay {
             if !parent.has_upper() {
                 self.copy_up(&parent, Want::Metadata)?;
             }
-            let names = parent.names.write();
-            let mut inside = node.names.write();
-            let Some(found) = self.still(&parent, *names, name, &node)? else { continue };
+            let names = parent.names_mut();
+            let inside = node.names_mut();
+            let Some(found) = self.still(&parent, names.removed(), name, &node)? else { continue };
             if !self.is_empty(&node)? {
                 return Err(Errno::NOTEMPTY);
             }
@@ -88,7 +88,7 @@ impl Overlay {
                 },
             }
             self.buried(&parent, name, &node, pin);
-            *inside = true;
+            inside.remove();
             self.unlisted(&parent, name);
             return Ok(());
         }
@@ -97,8 +97,8 @@ impl Overlay {
 
     /// The node of a name that is there.
     pub(super) fn found_node(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Arc<Node>> {
-        let names = parent.names.read();
-        if *names {
+        let names = parent.names();
+        if names.removed {
             return Err(Errno::NOENT);
         }
         self.peek(parent, name)?.ok_or(Errno::NOENT)
@@ -140,7 +140,7 @@ impl Overlay {
         let last = {
             let state = node.state.lock();
             let by_name = state.upper.as_ref().is_some_and(|u| matches!(u.at, UpperAt::Name));
-            by_name && !state.links.iter().any(|l| !l.is(parent, name))
+            by_name && !state.links().iter().any(|l| !l.is(parent, name))
         };
         if found.named && last { dir.pin(name).map(Some) } else { Ok(None) }
     }
@@ -191,11 +191,11 @@ impl Overlay {
             if let (Some(handle), Some(upper)) = (pin, &mut state.upper) {
                 upper.at = UpperAt::Pinned(handle);
             }
-            match (state.upper.as_ref().map(|u| &u.at), &state.below) {
+            match (state.upper.as_ref().map(|u| &u.at), state.below.nlink()) {
                 (Some(UpperAt::Index(index)), _) => Some((index.clone(), state.nlink)),
                 // The lower does not know that it lost one.
-                (None, Below::Other { stat, .. }) => {
-                    state.nlink = Some(state.nlink.unwrap_or(stat.nlink).saturating_sub(1));
+                (None, Some(lower)) => {
+                    state.nlink = Some(state.nlink.unwrap_or(lower).saturating_sub(1));
                     None
                 }
                 _ => None,

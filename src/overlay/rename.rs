@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use parking_lot::RwLockWriteGuard;
-
 use super::Overlay;
 use super::copy_up::Want;
 use super::lookup::{Found, InUpper};
-use super::node::{Below, Link, Node, UpperAt};
+use super::node::{Below, Link, NamesMut, Node, UpperAt};
 use super::whiteout::{clear_whiteouts, undo_unless};
 use crate::layer::{Handle, Rename};
 use crate::vocab::dialect;
@@ -21,21 +19,21 @@ const MAX_REDIRECT: usize = 3000;
 
 /// The names of one or two directories, locked ancestor first.
 struct TwoDirs<'a> {
-    first: RwLockWriteGuard<'a, bool>,
-    second: Option<RwLockWriteGuard<'a, bool>>,
+    first: NamesMut<'a>,
+    second: Option<NamesMut<'a>>,
 }
 
 impl<'a> TwoDirs<'a> {
     fn lock(one: &'a Arc<Node>, other: &'a Arc<Node>) -> Self {
         if Arc::ptr_eq(one, other) {
-            return Self { first: one.names.write(), second: None };
+            return Self { first: one.names_mut(), second: None };
         }
         let (a, b) = if is_within(one, other) { (other, one) } else { (one, other) };
-        Self { first: a.names.write(), second: Some(b.names.write()) }
+        Self { first: a.names_mut(), second: Some(b.names_mut()) }
     }
 
     fn removed(&self) -> bool {
-        *self.first || self.second.as_ref().is_some_and(|g| **g)
+        self.first.removed() || self.second.as_ref().is_some_and(NamesMut::removed)
     }
 }
 
@@ -103,7 +101,7 @@ impl Overlay {
             }
         }
         let locked = TwoDirs::lock(p1, p2);
-        let mut inside = dst.as_ref().filter(|d| d.is_dir() && flags != EXCHANGE).map(|d| d.names.write());
+        let inside = dst.as_ref().filter(|d| d.is_dir() && flags != EXCHANGE).map(|d| d.names_mut());
         let Some(found) = self.still(p1, locked.removed(), n1, &src)? else { return Ok(false) };
         let found_dst = match &dst {
             Some(dst) => match self.still(p2, false, n2, dst) {
@@ -156,10 +154,10 @@ impl Overlay {
         }
         let mut gone = Ok(());
         if let Some(dst) = &dst {
-            match &mut inside {
+            match &inside {
                 Some(removed) => {
                     self.buried(p2, n2, dst, pin);
-                    **removed = true;
+                    removed.remove();
                 }
                 None => gone = self.unlinked(p2, n2, dst, pin, counted),
             }
@@ -270,7 +268,7 @@ impl Overlay {
             let below = match &state.below {
                 Below::Nothing => false,
                 Below::Dirs(dirs) => !dirs.is_empty(),
-                Below::Other { .. } => true,
+                Below::Here { .. } | Below::There(_) => true,
             };
             let upper = state.upper.as_ref();
             (below, upper.map(|u| u.key), upper.is_some_and(|u| u.device))
@@ -326,19 +324,7 @@ impl Overlay {
     /// The node has its new name in place of the old one.
     fn moved(&self, node: &Node, from: &Side<'_>, to: &Side<'_>) {
         let link = Link { parent: to.parent.clone(), name: to.name.into() };
-        let old = {
-            let mut state = node.state.lock();
-            let i = state.links.iter().position(|l| l.is(from.parent, from.name));
-            let known = state.links.iter().any(|l| l.is(to.parent, to.name));
-            match i {
-                Some(i) if !known => Some(std::mem::replace(&mut state.links[i], link)),
-                Some(i) => Some(state.links.remove(i)),
-                None => {
-                    state.links.push(link);
-                    None
-                }
-            }
-        };
+        let old = node.state.lock().replace_link((from.parent, from.name), link);
         // Its parent may go with it: not under the lock.
         drop(old);
     }

@@ -3,8 +3,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::node::{Below, Node, State, Upper as UpperObject, UpperAt};
 use super::stack::{Layer, LowerAt, LowerDir, new_id};
 use super::whiteout::{Plain, mark_plain, was_plain};
@@ -92,28 +90,9 @@ impl Overlay {
                 Err(e) => log::warn!("{e}; the layers' directories are read instead"),
             }
         }
-        let dirs: SmallVec<_> = lowers.iter().map(|l| l.root.clone()).collect();
-        let state = State {
-            links: SmallVec::new(),
-            upper: upper_object,
-            below: Below::Dirs(dirs),
-            nlink: None,
-            default_acl: None,
-        };
-        let root = {
-            let state = parking_lot::Mutex::new(Some(state));
-            inodes.intern(&[], ROOT, |ino| {
-                // Made once: nobody else has the number.
-                let state = state.lock().take().unwrap_or_else(|| State {
-                    links: SmallVec::new(),
-                    upper: None,
-                    below: Below::Nothing,
-                    nlink: None,
-                    default_acl: None,
-                });
-                Node::new(ino, Kind::Dir, state, inodes.clone())
-            })
-        };
+        let below = Below::Dirs(lowers.iter().map(|l| l.root.clone()).collect());
+        let state = || State::new(None, upper_object.clone(), below.clone(), None);
+        let root = inodes.add(ROOT, |ino| Node::new(ino, Kind::Dir, state(), inodes.clone()));
         let open = config.open_files.max(16);
         Ok(Self {
             layers: lowers,

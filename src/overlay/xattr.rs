@@ -51,7 +51,7 @@ impl Overlay {
         let value = mapped.as_deref().unwrap_or(value);
         self.with_upper(&node, |dir, at| dir.setxattr(at, &stored, value, flags))?;
         if name == DEFAULT_ACL {
-            node.state.lock().default_acl = None;
+            node.set_default_acl(None);
         }
         Ok(())
     }
@@ -69,7 +69,7 @@ impl Overlay {
         let stored = self.prefix.escape(name);
         self.with_upper(&node, |dir, at| dir.removexattr(at, &stored))?;
         if name == DEFAULT_ACL {
-            node.state.lock().default_acl = None;
+            node.set_default_acl(None);
         }
         Ok(())
     }
@@ -98,7 +98,8 @@ impl Overlay {
         let layer = match &state.below {
             _ if state.upper.is_some() => return false,
             Below::Dirs(dirs) => dirs.first().map(|d| d.layer),
-            Below::Other { pos, .. } => Some(pos.dir.layer),
+            Below::Here { dir, .. } => Some(dir.layer),
+            Below::There(other) => Some(other.pos.dir.layer),
             Below::Nothing => None,
         };
         layer.and_then(|l| self.layers.get(l)).is_some_and(|l| l.mapped)
@@ -111,11 +112,11 @@ impl Overlay {
 
     /// Whether new objects in this directory inherit an ACL, asked once.
     pub(super) fn has_default_acl(&self, dir: &std::sync::Arc<super::node::Node>) -> Result<bool> {
-        if let Some(known) = dir.state.lock().default_acl {
+        if let Some(known) = dir.default_acl() {
             return Ok(known);
         }
         let has = self.with_top(dir, |h, at| h.getxattr(at, DEFAULT_ACL))?.is_some();
-        dir.state.lock().default_acl = Some(has);
+        dir.set_default_acl(Some(has));
         Ok(has)
     }
 }
