@@ -279,7 +279,7 @@ pub(super) fn prefix_without_upper() -> Prefix {
 
 /// Whether we have `CAP_SYS_ADMIN` in the first user namespace (its inode number is fixed: `USER_NS_INIT_INO` of
 /// linux/nsfs.h).
-fn is_machine_root() -> bool {
+pub(super) fn is_machine_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     let capable = rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN));

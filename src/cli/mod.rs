@@ -5,12 +5,23 @@ mod daemon;
 mod diff;
 mod dropin;
 mod error;
+mod gc;
+mod history;
+mod images;
+mod import;
+mod inspect;
 mod layers;
 mod limits;
+mod load;
 mod mount;
 mod options;
 mod output;
+mod progress;
+mod rmi;
 mod run;
+mod save;
+mod store;
+mod tag;
 mod umount;
 
 use std::ffi::OsString;
@@ -25,6 +36,8 @@ use error::Error;
 #[command(name = "onlay", version, max_term_width = 100, disable_help_subcommand = true)]
 #[command(after_help = "Each command has examples: onlay COMMAND --help")]
 struct Onlay {
+    #[command(flatten)]
+    store: store::StoreArgs,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -40,6 +53,24 @@ enum Verb {
     Run(Box<run::Args>),
     /// List what an upper directory changes
     Diff(diff::Args),
+    /// List images
+    Images(images::Args),
+    /// List the layers of an image
+    History(history::Args),
+    /// Print all that is known of images and containers
+    Inspect(inspect::Args),
+    /// Give an image one more name
+    Tag(tag::Args),
+    /// Remove images
+    Rmi(rmi::Args),
+    /// Load images from an archive
+    Load(load::Args),
+    /// Write images to an archive
+    Save(save::Args),
+    /// Make an image of a root file system
+    Import(import::Args),
+    /// Remove what nothing needs
+    Gc(gc::Args),
     /// Print completions for a shell
     Completions(completions::Args),
 }
@@ -71,6 +102,15 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Verb::Umount(args) => umount::run(&args),
         Verb::Run(args) => run::run(&args),
         Verb::Diff(args) => diff::run(&args),
+        Verb::Images(args) => images::run(&args, &onlay.store),
+        Verb::History(args) => history::run(&args, &onlay.store),
+        Verb::Inspect(args) => inspect::run(&args, &onlay.store),
+        Verb::Tag(args) => tag::run(&args, &onlay.store),
+        Verb::Rmi(args) => rmi::run(&args, &onlay.store),
+        Verb::Load(args) => load::run(&args, &onlay.store),
+        Verb::Save(args) => save::run(&args, &onlay.store),
+        Verb::Import(args) => import::run(args, &onlay.store),
+        Verb::Gc(args) => gc::run(&args, &onlay.store),
         Verb::Completions(args) => completions::run(&args, Onlay::command()),
     };
     match done {

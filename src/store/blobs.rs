@@ -9,7 +9,6 @@ use oci_spec::image::{Digest, DigestAlgorithm};
 use tempfile::NamedTempFile;
 
 use super::files::sync_parent;
-use super::lock::open as open_locked;
 use super::{Error, ErrorKind, Result, Store};
 use crate::vocab::digest::{Digester, of};
 
@@ -98,11 +97,11 @@ impl Store {
     }
 
     /// Begins a blob, or goes on where an interrupted one ended: see [`BlobWriter::size`]. Waits while another process
-    /// does the same.
+    /// does the same; `None`: it is whole by then.
     ///
     /// # Errors
     /// The disk's.
-    pub fn resume_blob(&self, digest: &Digest) -> Result<BlobWriter> {
+    pub fn resume_blob(&self, digest: &Digest) -> Result<Option<BlobWriter>> {
         let path = self.path("partial").join(sha256_hex(digest)?);
         let fail = |e| Error::at("open", &path)(e);
         let mut file = loop {
@@ -114,9 +113,13 @@ impl Store {
                 break file;
             }
         };
+        if self.has_blob(digest)? {
+            fs::remove_file(&path).map_err(Error::at("remove", &path))?;
+            return Ok(None);
+        }
         let mut digester = Digester::new();
         let size = std::io::copy(&mut file, &mut digester).map_err(fail)?;
-        Ok(BlobWriter { to: To::Partial(file, path), digester, size, store: self.clone() })
+        Ok(Some(BlobWriter { to: To::Partial(file, path), digester, size, store: self.clone() }))
     }
 
     /// The digests of all blobs here.
@@ -232,10 +235,4 @@ impl Write for BlobWriter {
     fn flush(&mut self) -> std::io::Result<()> {
         self.to.file().flush()
     }
-}
-
-/// Used by tests and by `resume_blob`'s callers to look at locks.
-pub(super) fn is_locked(path: &std::path::Path) -> Result<bool> {
-    let file = open_locked(path)?;
-    Ok(!super::lock::try_lock(&file, path)?)
 }

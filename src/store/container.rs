@@ -16,7 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use super::files::{read_json, sync_tree};
 use super::lock::{open, try_lock};
-use super::{Error, ErrorKind, Result, Store, blobs};
+use super::{Error, ErrorKind, Result, Store};
+
+/// How often to try for a lock that somebody may have for an instant, to look at it.
+const LOOKS: usize = 20;
 
 /// What a container is; never changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,8 +159,11 @@ impl Container {
     /// # Errors
     /// As of [`state`](Self::state).
     pub fn status(&self) -> Result<Status> {
-        if blobs::is_locked(&self.lock_path())? {
-            return Ok(Status::Running);
+        let path = self.lock_path();
+        // Shared: two who only look do not see each other.
+        match open(&path)?.try_lock_shared() {
+            Err(std::fs::TryLockError::WouldBlock) => return Ok(Status::Running),
+            looked => looked.map_err(|e| Error::at("lock", &path)(e.into()))?,
         }
         Ok(if self.state()?.started.is_some() { Status::Exited } else { Status::Created })
     }
@@ -168,13 +174,19 @@ impl Container {
     /// Somebody has it.
     pub fn take(&self) -> Result<Running> {
         let path = self.lock_path();
+        if !self.dir.is_dir() {
+            return Err(no_container(&self.record.name));
+        }
         let file = open(&path)?;
-        if try_lock(&file, &path)? {
-            // Removed between being found and being locked.
-            if !self.dir.join("record.json").exists() {
-                return Err(no_container(&self.record.name));
+        for _ in 0..LOOKS {
+            if try_lock(&file, &path)? {
+                // Removed between being found and being locked.
+                if !self.dir.join("record.json").exists() {
+                    return Err(no_container(&self.record.name));
+                }
+                return Ok(Running(file));
             }
-            return Ok(Running(file));
+            std::thread::sleep(std::time::Duration::from_millis(2));
         }
         Err(Error::new(ErrorKind::InUse, format_args!("container {} is running or in use", self.record.name))
             .with_hint("wait until it has ended, or end it: onlay stop"))

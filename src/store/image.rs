@@ -1,10 +1,9 @@
 //! An image: manifest and config, as the OCI image specification has them (Docker's schema 2 says the same with other
 //! media types).
 
-use oci_spec::image::{Descriptor, Digest, ImageConfiguration, ImageManifest, MediaType};
+use oci_spec::image::{Digest, ImageConfiguration, ImageManifest, MediaType};
 
 use super::{Error, Layer, Result, Store};
-use crate::vocab::digest;
 
 /// Docker's media type of a manifest.
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -81,8 +80,8 @@ impl Store {
     /// Its manifest or config is not here, damaged, or nonsense.
     pub fn read_image(&self, manifest: &Digest) -> Result<Image> {
         let bytes = self.read_blob(manifest)?;
-        let config = manifest_config(manifest, &bytes)?;
-        Image::parse(manifest.clone(), &bytes, &self.read_blob(config.digest())?)
+        let config = parse_manifest(manifest, &bytes)?;
+        Image::parse(manifest.clone(), &bytes, &self.read_blob(config.config().digest())?)
     }
 
     /// The layers of an image, bottom first.
@@ -94,9 +93,7 @@ impl Store {
     }
 }
 
-/// The config's descriptor in a manifest that is not yet checked further.
-pub(super) fn manifest_config(digest: &Digest, bytes: &[u8]) -> Result<Descriptor> {
-    let manifest: ImageManifest = serde_json::from_slice(bytes)
-        .map_err(|e| Error::bad(format_args!("manifest {}: {e}", digest::short(digest))))?;
-    Ok(manifest.config().clone())
+/// A manifest, of which nothing else is here yet.
+pub(super) fn parse_manifest(digest: &Digest, bytes: &[u8]) -> Result<ImageManifest> {
+    serde_json::from_slice(bytes).map_err(|e| Error::bad(format_args!("manifest {digest}: {e}")))
 }

@@ -80,17 +80,24 @@ impl Store {
         if let Some(layer) = self.layer(diff_id)? {
             return Ok(layer);
         }
+        let temp = self.temp_layer()?;
+        let info = build(&temp.path().join("diff"))?;
+        self.publish_layer(temp, &to, &info)?;
+        Ok(Layer { diff_id: diff_id.clone(), tree: to.join("diff"), info })
+    }
+
+    /// A directory in `tmp` with an empty `diff`.
+    pub(super) fn temp_layer(&self) -> Result<tempfile::TempDir> {
         let temp = self.temp_dir()?;
         let tree = temp.path().join("diff");
         fs::create_dir(&tree).map_err(Error::at("make", &tree))?;
         let readable = fs::Permissions::from_mode(0o755);
         fs::set_permissions(&tree, readable).map_err(Error::at("chmod", &tree))?;
-        let info = build(&tree)?;
-        self.publish_layer(temp, &to, &info)?;
-        Ok(Layer { diff_id: diff_id.clone(), tree: to.join("diff"), info })
+        Ok(temp)
     }
 
-    fn publish_layer(&self, temp: tempfile::TempDir, to: &Path, info: &LayerInfo) -> Result<()> {
+    /// Moves it to its place. Somebody who was faster has left the same there.
+    pub(super) fn publish_layer(&self, temp: tempfile::TempDir, to: &Path, info: &LayerInfo) -> Result<()> {
         self.write_json(&temp.path().join("layer.json"), info)?;
         sync_tree(temp.path())?;
         if to.exists() {

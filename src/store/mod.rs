@@ -12,18 +12,30 @@
 //! | [`container`] | containers and their records |
 //! | [`gc`] | what nothing refers to goes |
 //! | [`unpack`], [`pack`] | from a layer's blob to its directory, and back |
+//! | [`unpack`] | from a layer's blob to its directory |
+//! | [`load`], [`save`] | archives in and out |
+//! | [`install`] | an image whose blobs have come: checked, unpacked, named |
+//! | [`import`] | a root file system becomes an image |
+//! | [`change`] | what `--change` says |
+//! | [`compose`] | an image of new layers |
 //! | [`files`], [`lock`] | in one step, or not at all; one after the other |
 
 mod blobs;
+mod change;
+mod compose;
 mod container;
 mod error;
 mod files;
 mod gc;
 mod image;
+mod import;
+mod install;
 mod layers;
+mod load;
 mod lock;
 mod names;
 pub mod pack;
+mod save;
 pub mod unpack;
 
 #[cfg(test)]
@@ -34,14 +46,19 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 pub use blobs::BlobWriter;
+pub use change::Change;
+pub use compose::{NewLayer, history, layer_type};
 pub use container::{Container, NewContainer, Process, Record, Running, State, Status};
 pub use error::{Error, ErrorKind, Result};
 pub use files::to_json;
 pub use gc::Freed;
 pub use image::Image;
+pub use install::{Progress, Quiet};
 pub use layers::{Layer, LayerInfo};
+pub use load::{Loaded, Wanted};
 pub use lock::Lock;
 pub use names::{Found, familiar, parse_name};
+pub use save::Format;
 
 /// What `oci-layout` says (OCI image specification, image-layout.md).
 const OCI_LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;

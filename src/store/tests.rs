@@ -99,20 +99,21 @@ fn a_blob_has_the_name_of_its_content_or_is_not_there() {
 fn an_interrupted_blob_goes_on_where_it_ended() {
     let (_dir, store) = store();
     let digest = of(b"one and two");
-    let mut first = store.resume_blob(&digest).unwrap();
+    let mut first = store.resume_blob(&digest).unwrap().unwrap();
     first.write_all(b"one ").unwrap();
     drop(first);
-    let mut second = store.resume_blob(&digest).unwrap();
+    let mut second = store.resume_blob(&digest).unwrap().unwrap();
     assert_eq!(second.size(), 4);
     second.write_all(b"and two").unwrap();
     assert_eq!(second.finish(Some(&digest)).unwrap(), digest);
     assert_eq!(store.read_blob(&digest).unwrap(), b"one and two");
+    assert!(store.resume_blob(&digest).unwrap().is_none());
     // What is wrong is not kept to go on with.
-    let mut third = store.resume_blob(&of(b"other")).unwrap();
+    let mut third = store.resume_blob(&of(b"other")).unwrap().unwrap();
     third.write_all(b"wrong").unwrap();
     third.finish(Some(&of(b"other"))).unwrap_err();
-    assert_eq!(store.resume_blob(&of(b"other")).unwrap().size(), 0);
-    let mut fourth = store.resume_blob(&of(b"abc")).unwrap();
+    assert_eq!(store.resume_blob(&of(b"other")).unwrap().unwrap().size(), 0);
+    let mut fourth = store.resume_blob(&of(b"abc")).unwrap().unwrap();
     fourth.write_all(b"xx").unwrap();
     fourth.restart().unwrap();
     fourth.write_all(b"abc").unwrap();

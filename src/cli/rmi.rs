@@ -1,0 +1,77 @@
+//! `onlay rmi`.
+
+use std::process::ExitCode;
+
+use super::error::Error;
+use super::output::print;
+use super::store::StoreArgs;
+use crate::store::{Store, familiar};
+use crate::vocab::digest::short;
+
+/// Remove names of images; with its last name an image goes
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Layers that other images share stay, and so does what a mount shows.
+
+Examples:
+  onlay rmi app:old
+  onlay rmi --force 3f1a")]
+pub(super) struct Args {
+    /// The images: names, or ids or their first digits
+    #[arg(required = true)]
+    images: Vec<String>,
+    /// Also if it has several names, or containers are made of it (they keep its layers)
+    #[arg(short, long)]
+    force: bool,
+}
+
+pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
+    let (store, _) = store.open_files()?;
+    let mut failed = None;
+    for name in &args.images {
+        match remove(&store, name, args.force) {
+            Ok(told) => print(told.as_bytes())?,
+            Err(e) => {
+                if let Some(first) = failed.replace(e) {
+                    first.report();
+                }
+            }
+        }
+    }
+    // Somebody who adds keeps this away; then the next one does it.
+    if store.sweep(false)?.is_none() {
+        log::info!("another command is adding something: onlay gc frees the space later");
+    }
+    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
+fn remove(store: &Store, name: &str, force: bool) -> Result<String, Error> {
+    let found = store.image(name)?;
+    let image = found.image;
+    let names = store.images()?.into_iter().find(|(other, _)| *other == image).map(|(_, n)| n).unwrap_or_default();
+    let last = names.len() <= 1;
+    if let Some(reference) = &found.reference
+        && !last
+    {
+        store.remove_name(reference)?;
+        let (repository, tag) = familiar(reference);
+        return Ok(format!("Untagged: {repository}:{tag}\n"));
+    }
+    if found.reference.is_none() && !last && !force {
+        let all: Vec<_> = names.iter().map(familiar).map(|(r, t)| format!("{r}:{t}")).collect();
+        return Err(Error::new(format!("image {} has several names: {}", short(image.id()), all.join(", ")))
+            .hint("remove one of the names, or all with --force"));
+    }
+    let used = store.containers()?.into_iter().find(|c| c.record.manifest == *image.digest());
+    if let Some(container) = used
+        && !force
+    {
+        return Err(Error::new(format!("image {name} is used by container {}", container.record.name)).hint(format!(
+            "remove that first (onlay rm {}), or take the name away with --force",
+            container.record.name
+        )));
+    }
+    store.forget_image(image.digest())?;
+    let untagged: String = names.iter().map(familiar).map(|(r, t)| format!("Untagged: {r}:{t}\n")).collect();
+    Ok(format!("{untagged}Deleted: {}\n", image.id()))
+}

@@ -1,0 +1,141 @@
+//! A root file system becomes a layer, and a layer an image.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+
+use flate2::write::GzEncoder;
+use oci_spec::distribution::Reference;
+use oci_spec::image::{Descriptor, Digest, ImageConfiguration};
+
+use super::compose::{NewLayer, history, layer_type};
+use super::install::of_unpack;
+use super::unpack::{Compression, Options, Owners, unpack};
+use super::{BlobWriter, Error, Image, LayerInfo, Progress, Result, Store};
+use crate::layer::{Handle, disk};
+use crate::vocab::digest::of;
+
+/// What packing is told to do about compression: what every tool reads.
+pub(super) const LEVEL: flate2::Compression = flate2::Compression::new(6);
+
+impl Store {
+    /// Makes an image of one layer of the archive of a root file system. A compressed archive is kept as it came, a plain
+    /// one compressed (gzip). `config` says how to run it; `whence` is for the history.
+    ///
+    /// # Errors
+    /// The archive can't be unpacked; the disk's. Nothing is left then.
+    pub fn import(
+        &self,
+        archive: impl Read + Send,
+        (config, whence): (ImageConfiguration, &str),
+        name: &Reference,
+        owners: Owners,
+        progress: &dyn Progress,
+    ) -> Result<Image> {
+        let _adding = self.adding()?;
+        let layer = self.take_layer(archive, whence, owners, progress)?;
+        let mut config = config;
+        let created = jiff::Timestamp::now().to_string();
+        config.set_created(Some(created.clone()));
+        config.set_history(Some(vec![history(&created, "", Some(&format!("imported from {whence}")), false)?]));
+        let manifest = self.compose(config, None, &[layer])?;
+        self.add_image(&manifest, Some(name))
+    }
+
+    /// Makes an image of one layer of a directory.
+    ///
+    /// # Errors
+    /// It can't be read; the disk's.
+    pub fn import_dir(
+        &self,
+        dir: &Path,
+        _config: (ImageConfiguration, &str),
+        _name: &Reference,
+        _owners: Owners,
+        _progress: &dyn Progress,
+    ) -> Result<Image> {
+        Err(Error::bad(format_args!("{}: a directory can't be imported yet", dir.display())))
+    }
+
+    /// Unpacks an archive and keeps it as a blob, in one go.
+    fn take_layer(
+        &self,
+        archive: impl Read + Send,
+        whence: &str,
+        owners: Owners,
+        progress: &dyn Progress,
+    ) -> Result<NewLayer> {
+        let mut archive = BufReader::with_capacity(128 << 10, archive);
+        let start = archive.fill_buf().map_err(|e| Error::bad(format_args!("read {whence}: {e}")))?;
+        let came = Compression::of(start);
+        let kept = if came == Compression::None { Compression::Gzip } else { came };
+        let sink = match came {
+            Compression::None => Sink::Packed(GzEncoder::new(self.new_blob()?, LEVEL)),
+            _ => Sink::AsIs(self.new_blob()?),
+        };
+        // Progress is told by what the work is about, and the digest is not known yet.
+        let key = of(whence.as_bytes());
+        progress.begin("importing", &key, None);
+        let mut tee = Tee { from: archive, to: sink };
+        let diff_id = self.add_new_layer(|tree| {
+            let into = Handle::Disk(disk::Object::open(tree, true).map_err(|e| Error::at("open", tree)(e.into()))?);
+            let done = unpack(&mut tee, &into, &Options { owners, ..Options::default() }, &|n| progress.more(&key, n))
+                .map_err(|e| {
+                    let e = of_unpack(&key, &e);
+                    let text = e.to_string().replace(&format!("blob {key}"), whence);
+                    let again = Error::new(e.kind(), text);
+                    e.hint().map_or(again.clone(), |hint| again.with_hint(hint))
+                })?;
+            for what in &done.skipped {
+                log::warn!("{whence}: {what} left out");
+            }
+            Ok((done.diff_id, LayerInfo { size: done.bytes, entries: done.entries }))
+        })?;
+        progress.end(&key);
+        let blob = tee.to.finish()?;
+        let blob = Descriptor::new(layer_type(kept), self.blob_size(&blob)?, blob);
+        Ok(NewLayer { blob, diff_id })
+    }
+
+    /// Unpacks a layer whose diff-id is known only then. One that was there already stays.
+    pub(super) fn add_new_layer(&self, build: impl FnOnce(&Path) -> Result<(Digest, LayerInfo)>) -> Result<Digest> {
+        let temp = self.temp_layer()?;
+        let (diff_id, info) = build(&temp.path().join("diff"))?;
+        if self.layer(&diff_id)?.is_none() {
+            self.publish_layer(temp, &self.layer_dir(&diff_id)?, &info)?;
+        }
+        Ok(diff_id)
+    }
+}
+
+/// Where the archive is kept.
+enum Sink {
+    AsIs(BlobWriter),
+    Packed(GzEncoder<BlobWriter>),
+}
+
+impl Sink {
+    fn finish(self) -> Result<Digest> {
+        let blob = match self {
+            Self::AsIs(blob) => blob,
+            Self::Packed(encoder) => encoder.finish().map_err(|e| Error::io("compress", &e))?,
+        };
+        blob.finish(None)
+    }
+}
+
+/// Keeps what is read.
+struct Tee<R> {
+    from: R,
+    to: Sink,
+}
+
+impl<R: Read> Read for Tee<R> {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.from.read(buf)?;
+        match &mut self.to {
+            Sink::AsIs(blob) => blob.write_all(&buf[..n])?,
+            Sink::Packed(encoder) => encoder.write_all(&buf[..n])?,
+        }
+        Ok(n)
+    }
+}
