@@ -9,14 +9,18 @@ use serde::Serialize;
 use super::error::Error;
 use super::layers::{open_one, prefix_without_upper};
 use super::output::print;
+use super::store::StoreArgs;
 use crate::overlay::{Change, How, changes};
+use crate::store::ErrorKind;
 
-/// List what an upper directory changes
+/// List what a container, an image or an upper directory changes
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Each line is a letter and a path: A added, C changed, D deleted.
 
 Examples:
+  onlay diff web                           what the container web has changed
+  onlay diff debian:12..app:1              what the image app:1 has other than debian:12
   onlay diff upper
   onlay diff upper --lower base            exact, also for what was renamed or replaced
   onlay diff upper --format json | jq -r '.[] | select(.change == \"deleted\") | .path'
@@ -24,8 +28,9 @@ Examples:
 Without --lower, what is marked as copied up counts as changed and all else as added: a file that
 replaces one from below shows as A.")]
 pub(super) struct Args {
-    /// The upper directory
-    upper: PathBuf,
+    /// A container (name or id), two images with .. between them, or an upper directory
+    #[arg(value_name = "CONTAINER|IMAGE..IMAGE|DIR")]
+    what: PathBuf,
     /// The layers below it, the top one first
     #[arg(short, long, value_name = "DIR")]
     lower: Vec<PathBuf>,
@@ -51,17 +56,47 @@ struct Row<'a> {
     path_bytes: Option<&'a [u8]>,
 }
 
-pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
-    let upper = open_one("upper directory", &args.upper)?;
-    let lowers: Vec<_> = args.lower.iter().map(|p| open_one("lower layer", p)).collect::<Result<_, _>>()?;
-    let found = changes(&upper, &lowers, prefix_without_upper())
-        .map_err(|e| Error::new(format!("{}: {e}", args.upper.display())).hint("run it as the user who owns it"))?;
+pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
+    let found = match in_store(args, store)? {
+        Some(found) => found,
+        None => {
+            let upper = open_one("upper directory", &args.what)?;
+            let lowers: Vec<_> = args.lower.iter().map(|p| open_one("lower layer", p)).collect::<Result<_, _>>()?;
+            changes(&upper, &lowers, prefix_without_upper()).map_err(|e| {
+                Error::new(format!("{}: {e}", args.what.display())).hint("run it as the user who owns it")
+            })?
+        }
+    };
     let text = match args.format {
         Format::Text => found.iter().flat_map(text).collect(),
         Format::Json => json(&found)?,
     };
     print(&text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The changes of a container or between images; `None`: a directory is meant.
+fn in_store(args: &Args, store: &StoreArgs) -> Result<Option<Vec<Change>>, Error> {
+    let Some(what) = args.what.to_str().filter(|_| args.lower.is_empty()) else { return Ok(None) };
+    if let Some((old, new)) = what.split_once("..").filter(|(old, new)| !old.is_empty() && !new.is_empty()) {
+        // A path such as a/../b.
+        if !args.what.exists() {
+            let (store, _) = store.open_files()?;
+            let (old, new) = (store.image(old)?.image, store.image(new)?.image);
+            return Ok(Some(store.image_changes(&old, &new)?));
+        }
+    }
+    if what.contains('/') || (!store.exists() && args.what.exists()) {
+        return Ok(None);
+    }
+    // Names first: our ids change only if the files of a container are looked at.
+    match store.open()?.container(what) {
+        Ok(_) => {}
+        Err(e) if e.kind() == ErrorKind::NotFound && args.what.exists() => return Ok(None),
+        Err(e) => return Err(e.into()),
+    }
+    let (store, _) = store.open_files()?;
+    Ok(Some(store.container_changes(&store.container(what)?)?))
 }
 
 fn text(change: &Change) -> Vec<u8> {

@@ -1,7 +1,9 @@
 //! The command line: one file per verb.
 
 mod completions;
+mod create;
 mod daemon;
+mod df;
 mod diff;
 mod dropin;
 mod error;
@@ -17,6 +19,8 @@ mod mount;
 mod options;
 mod output;
 mod progress;
+mod ps;
+mod rm;
 mod rmi;
 mod run;
 mod save;
@@ -51,8 +55,14 @@ enum Verb {
     Umount(umount::Args),
     /// Run a command in the merged view, in namespaces of its own
     Run(Box<run::Args>),
-    /// List what an upper directory changes
+    /// List what a container, an image or an upper directory changes
     Diff(diff::Args),
+    /// Make a container without running it
+    Create(Box<create::Args>),
+    /// List containers
+    Ps(ps::Args),
+    /// Remove containers
+    Rm(rm::Args),
     /// List images
     Images(images::Args),
     /// List the layers of an image
@@ -69,6 +79,8 @@ enum Verb {
     Save(save::Args),
     /// Make an image of a root file system
     Import(import::Args),
+    /// Print how much the store holds
+    Df(df::Args),
     /// Remove what nothing needs
     Gc(gc::Args),
     /// Print completions for a shell
@@ -98,10 +110,14 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     let done = match onlay.verb {
-        Verb::Mount(args) => mount::run(args),
+        Verb::Mount(args) => mount::run(args, &onlay.store),
         Verb::Umount(args) => umount::run(&args),
-        Verb::Run(args) => run::run(&args),
-        Verb::Diff(args) => diff::run(&args),
+        Verb::Run(args) => run::run(&args, &onlay.store),
+        Verb::Diff(args) => diff::run(&args, &onlay.store),
+        Verb::Create(args) => create::run(&args, &onlay.store),
+        Verb::Ps(args) => ps::run(&args, &onlay.store),
+        Verb::Rm(args) => rm::run(&args, &onlay.store),
+        Verb::Df(args) => df::run(&args, &onlay.store),
         Verb::Images(args) => images::run(&args, &onlay.store),
         Verb::History(args) => history::run(&args, &onlay.store),
         Verb::Inspect(args) => inspect::run(&args, &onlay.store),

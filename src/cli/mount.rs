@@ -1,5 +1,8 @@
 //! `onlay mount`.
 
+mod image;
+mod watcher;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,6 +15,7 @@ use super::error::{Error, note};
 use super::layers::{Opened, prefix_without_upper};
 use super::limits::raise_open_files;
 use super::options::Settings;
+use super::store::StoreArgs;
 use crate::fuse::{Mount, Mountpoint, Session};
 use crate::overlay::{Config, Overlay};
 use crate::vocab::dialect::STORED_STAT;
@@ -20,6 +24,9 @@ use crate::vocab::dialect::STORED_STAT;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  Look at an image, or work in it:
+    onlay mount debian:12 /mnt
+    onlay mount --upper upper --work work debian:12 /mnt
   Look at three layers as one, read only (the first is the top):
     onlay mount --lower top --lower middle --lower bottom /mnt
   Keep changes in `upper`:
@@ -55,11 +62,12 @@ pub(super) struct Args {
     /// Say on stderr which mechanisms save requests here, and why not
     #[arg(short, long)]
     verbose: bool,
-    /// Where the merged view appears
-    mountpoint: PathBuf,
+    /// An image of the store to show, if two words are given, and where the view appears
+    #[arg(required = true, num_args = 1..=2, value_names = ["IMAGE", "MOUNTPOINT"])]
+    words: Vec<PathBuf>,
 }
 
-pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
+pub(super) fn run(args: Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     let mut settings = Settings::default();
     for words in &args.options {
         settings.take(words)?;
@@ -68,7 +76,10 @@ pub(super) fn run(args: Args) -> Result<ExitCode, Error> {
     settings.given.upper = args.upper.or(settings.given.upper);
     settings.given.work = args.work.or(settings.given.work);
     settings.verbose = args.verbose;
-    mount(&settings, &args.mountpoint, args.foreground)
+    match &args.words[..] {
+        [image, mountpoint] => image::mount(settings, &image.to_string_lossy(), mountpoint, args.foreground, store),
+        words => mount(&settings, words.last().map_or(Path::new(""), PathBuf::as_path), args.foreground),
+    }
 }
 
 /// Mounts and serves; returns when it can be used, or in the foreground when it is over.
@@ -104,7 +115,7 @@ fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result
         stored_attr: settings.stored_owners.unwrap_or(STORED_STAT),
         mapped_lowers: if settings.ids.is_identity() { Vec::new() } else { settings.given.idmapped()? },
         ids: settings.ids.clone(),
-        aufs: true,
+        aufs: settings.aufs,
         open_files: raise_open_files(),
         volatile: settings.volatile,
         ..Config::default()
@@ -115,6 +126,10 @@ fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result
     signals.thread_block().map_err(|e| Error::new(format!("block signals: {e}")))?;
     // Mounted first: when that is refused, nothing has been made in the work directory.
     let mount = Mount::aside(checked, &options)?;
+    let inside = match &settings.inside {
+        Some(mapping) => Some(watcher::go_inside(&mount, mapping)?),
+        None => None,
+    };
     let overlay = match Overlay::new(layers, config) {
         Ok(overlay) => Arc::new(overlay),
         Err(e) => {
@@ -131,7 +146,7 @@ fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result
             note(chosen);
         }
     }
-    let stopper = session.stopper();
+    let stopper = inside.unwrap_or_else(|| watcher::Stop::Directly(session.stopper()));
     let served = session.spawn()?;
     if let Some(ready) = ready
         && let Err(e) = ready.tell()

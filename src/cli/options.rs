@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::error::Error;
 use super::layers::Given;
 use crate::fuse::{Attrs, Options, Readahead, Tuning, Wish};
+use crate::runner::Mapping;
 use crate::vocab::dialect::{PRIVILEGED_STORED_STAT, Prefix, STORED_STAT};
 use crate::vocab::ids::{IdMap, IdMaps};
 
@@ -25,6 +26,10 @@ pub(super) struct Settings {
     pub(super) ids: IdMaps,
     /// Owners and modes are kept in an attribute.
     pub(super) stored_owners: Option<&'static [u8]>,
+    /// Read AUFS's `.wh.` names in the lower layers.
+    pub(super) aufs: bool,
+    /// Serve as root of a user namespace with this map, where the layers' files are of its ids.
+    pub(super) inside: Option<Mapping>,
     /// How long to wait for another daemon to let go of the upper.
     pub(super) patience: Duration,
     /// Tell which mechanisms were chosen.
@@ -73,6 +78,8 @@ impl Default for Settings {
             volatile: false,
             ids: IdMaps::default(),
             stored_owners: None,
+            aufs: true,
+            inside: None,
             // A daemon that was just unmounted writes what it has.
             patience: Duration::from_secs(2),
             verbose: false,

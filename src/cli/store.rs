@@ -46,6 +46,11 @@ impl StoreArgs {
             .ok_or_else(|| Error::new("no HOME to keep images in").hint("name a directory: --root STORE"))
     }
 
+    /// Whether there is a store.
+    pub(super) fn exists(&self) -> bool {
+        self.path().is_ok_and(|path| path.join("version").exists())
+    }
+
     /// The store, for verbs that do not touch files of layers.
     pub(super) fn open(&self) -> Result<Store, Error> {
         Ok(Store::open(&self.path()?)?)

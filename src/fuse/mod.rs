@@ -19,7 +19,7 @@ pub use error::Error;
 pub use mechanisms::{Chosen, Readahead, Wish, Wishes};
 pub use mount::{Mount, Mountpoint, Options};
 pub use mountinfo::{is_idmapped, type_on};
-pub use session::{Attrs, Session, Tuning};
+pub use session::{Attrs, Session, Stopper, Tuning};
 
 /// The virtual attribute of a mount's root that tells the daemon's process id.
 pub const PID_ATTR: &str = "user.onlay.pid";

@@ -141,6 +141,11 @@ impl Mount {
         &self.path
     }
 
+    /// What takes it away from outside, in whatever process.
+    pub fn stopper(&self) -> super::Stopper {
+        super::Stopper::new(Unmount { path: self.path.clone(), id: self.id, tree: Arc::default() })
+    }
+
     /// Takes it away again; nobody has answered a request yet.
     pub fn abandon(self) {
         let (device, unmount) = self.split();

@@ -131,6 +131,10 @@ pub struct Stopper {
 }
 
 impl Stopper {
+    pub(super) fn new(unmount: Unmount) -> Self {
+        Self { unmount }
+    }
+
     /// Detaches the mount if it is still there and still ours. Its last users are served until they let go.
     pub fn stop(&self) {
         self.unmount.detach();

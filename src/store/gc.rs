@@ -26,9 +26,9 @@ pub struct Freed {
 
 /// What images and containers need.
 #[derive(Debug, Default)]
-struct Live {
-    blobs: HashSet<Digest>,
-    layers: HashSet<Digest>,
+pub(super) struct Live {
+    pub(super) blobs: HashSet<Digest>,
+    pub(super) layers: HashSet<Digest>,
 }
 
 impl Store {
@@ -39,6 +39,7 @@ impl Store {
     /// An image can't be read: then nothing is removed. The disk's.
     pub fn sweep(&self, wait: bool) -> Result<Option<Freed>> {
         let Some(_alone) = self.sweeping(wait)? else { return Ok(None) };
+        self.sweep_containers()?;
         let live = self.mark()?;
         let mut freed = Freed::default();
         for id in self.all_layers()?.into_iter().filter(|id| !live.layers.contains(id)) {
@@ -55,7 +56,19 @@ impl Store {
         Ok(Some(freed))
     }
 
-    fn mark(&self) -> Result<Live> {
+    /// Containers that were to go when they ended, and whose end nobody has seen.
+    fn sweep_containers(&self) -> Result<()> {
+        for container in self.containers()? {
+            if container.state()?.remove
+                && let Ok(_running) = container.take()
+            {
+                self.remove_tree(container.dir())?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn mark(&self) -> Result<Live> {
         let mut live = Live::default();
         let containers = self.containers()?;
         let known = self.known()?;

@@ -69,7 +69,7 @@ impl Store {
         let came = Compression::of(start);
         let kept = if came == Compression::None { Compression::Gzip } else { came };
         let sink = match came {
-            Compression::None => Sink::Packed(GzEncoder::new(self.new_blob()?, LEVEL)),
+            Compression::None => Sink::Packed(Box::new(GzEncoder::new(self.new_blob()?, LEVEL))),
             _ => Sink::AsIs(self.new_blob()?),
         };
         // Progress is told by what the work is about, and the digest is not known yet.
@@ -110,7 +110,7 @@ impl Store {
 /// Where the archive is kept.
 enum Sink {
     AsIs(BlobWriter),
-    Packed(GzEncoder<BlobWriter>),
+    Packed(Box<GzEncoder<BlobWriter>>),
 }
 
 impl Sink {

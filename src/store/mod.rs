@@ -10,9 +10,10 @@
 //! | [`names`] | references to images: `index.json` |
 //! | [`image`] | an image, read |
 //! | [`container`] | containers and their records |
+//! | [`compare`] | what differs |
+//! | [`usage`] | how much it is |
 //! | [`gc`] | what nothing refers to goes |
 //! | [`unpack`], [`pack`] | from a layer's blob to its directory, and back |
-//! | [`unpack`] | from a layer's blob to its directory |
 //! | [`load`], [`save`] | archives in and out |
 //! | [`install`] | an image whose blobs have come: checked, unpacked, named |
 //! | [`import`] | a root file system becomes an image |
@@ -22,6 +23,7 @@
 
 mod blobs;
 mod change;
+mod compare;
 mod compose;
 mod container;
 mod error;
@@ -37,6 +39,7 @@ mod names;
 pub mod pack;
 mod save;
 pub mod unpack;
+mod usage;
 
 #[cfg(test)]
 mod tests;
@@ -59,6 +62,7 @@ pub use load::{Loaded, Wanted};
 pub use lock::Lock;
 pub use names::{Found, familiar, parse_name};
 pub use save::Format;
+pub use usage::{Usage, Used};
 
 /// What `oci-layout` says (OCI image specification, image-layout.md).
 const OCI_LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;

@@ -14,6 +14,10 @@ use crate::runner::{Mapping, Network, Process, Spec};
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const EXAMPLES: &str = "\
 Examples:
+  A container of an image; `onlay ps -a` lists it afterwards, `onlay commit` keeps what it wrote:
+    onlay run --name web debian:12 apt-get install nginx
+  One that is gone when it ends:
+    onlay run --rm -it debian:12 bash
   A shell on this machine that changes nothing:
     onlay run --host
   Try anything:
@@ -34,7 +38,7 @@ command can't be executed, 127 if it is not there.";
 #[derive(Debug, Clone, Args)]
 #[command(after_help = EXAMPLES, disable_help_flag = true)]
 #[group(skip)]
-#[command(group(ArgGroup::new("view").required(true).args(["rootfs", "lower", "host"])))]
+#[command(group(ArgGroup::new("view").args(["rootfs", "lower", "host"])))]
 pub(in crate::cli) struct RunArgs {
     /// The one lower layer: an unpacked root
     #[arg(long, value_name = "DIR", help_heading = "View")]
@@ -55,6 +59,14 @@ pub(in crate::cli) struct RunArgs {
     /// An empty directory on the file system of the upper
     #[arg(long, value_name = "DIR", help_heading = "View")]
     pub(in crate::cli) work: Option<PathBuf>,
+
+    /// A name for the container [default: one is made up]
+    #[arg(long, value_name = "NAME", conflicts_with = "view", help_heading = "Container")]
+    pub(in crate::cli) name: Option<String>,
+
+    /// Remove the container when it ends
+    #[arg(long, conflicts_with = "view", help_heading = "Container")]
+    pub(in crate::cli) rm: bool,
 
     #[command(flatten)]
     pub(in crate::cli) process: ProcessArgs,
@@ -89,9 +101,10 @@ pub(in crate::cli) struct RunArgs {
     #[arg(long, action = clap::ArgAction::Help)]
     pub(in crate::cli) help: Option<bool>,
 
-    /// The command and its arguments [default with --host: $SHELL]
+    /// The image, unless a view is named, then the command and its arguments [default: as the image says, with --host:
+    /// $SHELL]
     #[arg(
-        value_name = "COMMAND",
+        value_name = "IMAGE|COMMAND",
         trailing_var_arg = true,
         allow_hyphen_values = true,
         required_unless_present_any = ["host", "entrypoint"]
@@ -144,6 +157,11 @@ impl Caller {
 }
 
 impl RunArgs {
+    /// The view is an image of the store: the first word of the command names it.
+    pub(in crate::cli) fn is_image(&self) -> bool {
+        self.rootfs.is_none() && self.lower.is_empty() && !self.host
+    }
+
     /// The runner's spec: no input but the arguments, and the files they name. `image` is what the image says, `base` a
     /// directory for the mountpoint, `hide` what is not to be seen inside.
     ///

@@ -1,6 +1,7 @@
 //! `onlay run`: where the union, its service and the runner meet.
 
 mod args;
+mod image;
 mod process;
 mod security;
 mod values;
@@ -10,13 +11,15 @@ mod volumes;
 use std::path::Path;
 use std::process::ExitCode;
 
-pub(super) use args::RunArgs as Args;
 use args::{Caller, Defaults};
+pub(super) use args::{RunArgs, RunArgs as Args};
+pub(super) use image::create;
 use view::View;
 
 use super::error::Error;
 use super::layers::{Given, open_one};
 use super::output::print;
+use super::store::StoreArgs;
 use crate::overlay::{Config, marked_prefix};
 use crate::runner::{self, Mapping};
 use crate::vocab::dialect::Prefix;
@@ -25,8 +28,9 @@ use crate::vocab::why;
 /// Exit code of a failure of ours, as docker's.
 pub(super) const FAILED: u8 = 125;
 
-pub(super) fn run(args: &Args) -> Result<ExitCode, Error> {
-    try_run(args).map_err(|e| e.or_code(FAILED))
+pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
+    let done = if args.is_image() { image::run(args, store) } else { try_run(args) };
+    done.map_err(|e| e.or_code(FAILED))
 }
 
 fn try_run(args: &Args) -> Result<ExitCode, Error> {

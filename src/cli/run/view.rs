@@ -24,8 +24,10 @@ pub(in crate::cli) struct View {
     config: Config,
     /// Lower layers hold the writable ones: the machine's root does.
     host: bool,
-    /// Removed in the end; holds a throw-away upper where the user named none.
+    /// Where the view is mounted below; holds a throw-away upper where the user named none.
     base: PathBuf,
+    /// What is removed in the end: only the one who serves the view can.
+    throw_away: Vec<PathBuf>,
     session: Option<Session>,
     served: Option<(fuse::session::Stopper, JoinHandle<Result<(), fuse::Error>>)>,
     /// Locks on upper and work.
@@ -35,7 +37,14 @@ pub(in crate::cli) struct View {
 impl View {
     /// A view of `given`; without an upper, changes go to one in `base` that is removed.
     pub(in crate::cli) fn new(given: Given, host: bool, config: Config, base: &Path) -> Self {
-        Self { given, config, host, base: base.into(), session: None, served: None, opened: Vec::new() }
+        let throw_away = vec![base.into()];
+        Self { given, config, host, base: base.into(), throw_away, session: None, served: None, opened: Vec::new() }
+    }
+
+    /// The view of a container with its directory; `remove`: what it has written goes in the end.
+    pub(in crate::cli) fn of_container(given: Given, config: Config, dir: &Path, remove: bool) -> Self {
+        let throw_away = given.upper.iter().chain(&given.work).filter(|_| remove).cloned().collect();
+        Self { throw_away, ..Self::new(given, false, config, dir) }
     }
 
     /// Makes a throw-away upper that looks like the root of the top layer.
@@ -96,12 +105,15 @@ impl View {
             }
             None => Ok(()),
         };
-        match std::fs::remove_dir_all(&self.base) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                served.and(Err(Error::new(format!("remove {}: {}", self.base.display(), why(&e)))))
+        let mut done = served;
+        for path in &self.throw_away {
+            if let Err(e) = std::fs::remove_dir_all(path)
+                && e.kind() != std::io::ErrorKind::NotFound
+            {
+                done = done.and(Err(Error::new(format!("remove {}: {}", path.display(), why(&e)))));
             }
-            _ => served,
         }
+        done
     }
 }
 

@@ -1,0 +1,43 @@
+//! `onlay rm`.
+
+use std::process::ExitCode;
+
+use super::error::Error;
+use super::output::print;
+use super::store::StoreArgs;
+use crate::store::Store;
+
+/// Remove containers, with all that they wrote
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+A container that runs is not removed.
+
+Example:
+  onlay rm web")]
+pub(super) struct Args {
+    /// The containers: names, or ids or their first digits
+    #[arg(required = true)]
+    containers: Vec<String>,
+}
+
+pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
+    let (store, _) = store.open_files()?;
+    let mut failed = None;
+    for name in &args.containers {
+        match remove(&store, name) {
+            Ok(()) => print(format!("{name}\n").as_bytes())?,
+            Err(e) => {
+                if let Some(first) = failed.replace(e) {
+                    first.report();
+                }
+            }
+        }
+    }
+    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
+fn remove(store: &Store, name: &str) -> Result<(), Error> {
+    let container = store.container(name)?;
+    let running = container.take()?;
+    Ok(store.remove_container(&container, running)?)
+}

@@ -1,0 +1,142 @@
+//! Containers of images: made, and run.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::args::{Caller, Defaults};
+use super::view::View;
+use super::{Args, FAILED};
+use crate::cli::error::Error;
+use crate::cli::layers::Given;
+use crate::cli::output::print;
+use crate::cli::store::StoreArgs;
+use crate::overlay::Config;
+use crate::runner::{self, Mapping};
+use crate::store::{Container, Image, NewContainer, Process, Running, State, Store};
+use crate::vocab::dialect::Prefix;
+
+/// Makes a container of the image that the first word of the command names, and takes it. Its lock keeps everybody else
+/// away from it.
+pub(in crate::cli) fn create(store: &Store, args: &Args, remove: bool) -> Result<(Container, Running), Error> {
+    let name = image_name(args)?;
+    // Until the container is there, and ours: no sweep comes in between.
+    let _adding = store.adding()?;
+    let image = store.image(&name)?.image;
+    let mut own = args.clone();
+    own.command.remove(0);
+    // What of the arguments makes no sense is told before anything is made.
+    let spec = own.spec(Mapping::of_caller()?, &Caller::here(), &defaults(&image), Path::new("/"), &[])?;
+    if spec.process.command.is_empty() {
+        return Err(Error::new(format!("image {name} says nothing to run")).hint(format!("onlay run {name} COMMAND..")));
+    }
+    let text = |words: &[OsString]| words.iter().map(|w| w.to_string_lossy().into_owned()).collect();
+    let process = Process {
+        args: text(&spec.process.command),
+        env: spec.process.env.iter().map(|(n, v)| format!("{}={}", n.display(), v.display())).collect(),
+        workdir: spec.process.workdir.as_ref().map(|d| d.display().to_string()),
+        user: spec.process.user.clone(),
+        hostname: args.hostname.clone(),
+        options: json!({ "argv": argv() }),
+    };
+    let container =
+        store.create_container(NewContainer { name: args.name.clone(), image_name: name, image, process, remove })?;
+    let running = container.take()?;
+    Ok((container, running))
+}
+
+/// The words behind the verb, for a start of the same later.
+fn argv() -> Vec<String> {
+    let words = std::env::args_os().skip_while(|word| word != "run" && word != "create").skip(1);
+    words.map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
+fn image_name(args: &Args) -> Result<String, Error> {
+    let word = args.command.first().ok_or_else(|| {
+        Error::new("nothing to run").hint("onlay run IMAGE [COMMAND..], or --rootfs, --lower, --host")
+    })?;
+    Ok(word.to_string_lossy().into_owned())
+}
+
+/// What an image says of how it is run.
+pub(in crate::cli) fn defaults(image: &Image) -> Defaults {
+    let Some(config) = image.config().config() else { return Defaults::default() };
+    let words = |words: &Option<Vec<String>>| words.iter().flatten().map(OsString::from).collect();
+    let pair = |line: &String| {
+        let (name, value) = line.split_once('=').unwrap_or((line, ""));
+        (OsString::from(name), OsString::from(value))
+    };
+    Defaults {
+        entrypoint: words(config.entrypoint()),
+        command: words(config.cmd()),
+        env: config.env().iter().flatten().map(pair).collect(),
+        workdir: config.working_dir().as_ref().filter(|d| !d.is_empty()).map(Into::into),
+        user: config.user().clone().filter(|u| !u.is_empty()),
+    }
+}
+
+/// `onlay run IMAGE`.
+pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
+    let store = store.open()?;
+    if args.dry_run {
+        let image = store.image(&image_name(args)?)?.image;
+        let mut own = args.clone();
+        own.command.remove(0);
+        let spec = own.spec(Mapping::of_caller()?, &Caller::here(), &defaults(&image), Path::new("/"), &[])?;
+        print(format!("{}\n", runner::plan(&spec)).as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (container, running) = create(&store, args, args.rm)?;
+    let mut own = args.clone();
+    own.command.remove(0);
+    let ended = start(&store, &container, &own);
+    let kept = ended.is_ok() && !args.rm;
+    if !kept {
+        // It never ran, or is not to be kept.
+        store.remove_container(&container, running)?;
+    }
+    ended
+}
+
+/// Runs a container that this process has taken; `args` is without the image. Its state tells how it went.
+pub(in crate::cli) fn start(store: &Store, container: &Container, args: &Args) -> Result<ExitCode, Error> {
+    let mapping = Mapping::of_caller()?;
+    let image = store.read_image(&container.record.manifest)?;
+    let mut args = args.clone();
+    args.hostname.get_or_insert_with(|| container.short_id().to_owned());
+    let layers = store.layers(&container.record.layers)?;
+    let given = Given {
+        lowers: layers.into_iter().rev().map(|layer| layer.tree).collect(),
+        upper: Some(container.upper()),
+        work: Some(container.work()),
+    };
+    let mut state = container.state()?;
+    let config = Config {
+        prefix: Some(Prefix::User),
+        stored_owners: mapping.is_single(),
+        // The kernel lets nobody write to what belongs to an id that is not there.
+        foreign_as_root: mapping.is_single(),
+        // What is thrown away anyway need not survive a crash.
+        volatile: state.remove,
+        ..Config::default()
+    };
+    let spec = args.spec(mapping, &Caller::here(), &defaults(&image), container.dir(), &[])?;
+    let pid = i32::try_from(std::process::id()).ok();
+    state = State { started: Some(now()), pid, finished: None, exit_code: None, ..state };
+    store.set_state(container, &state)?;
+    let mut view = View::of_container(given, config, container.dir(), state.remove);
+    let ended = runner::run(&spec, &mut view);
+    let exit_code = match &ended {
+        Ok(code) => *code,
+        Err(e) => i32::from(e.exit_code()),
+    };
+    state = State { finished: Some(now()), pid: None, exit_code: Some(exit_code), ..state };
+    store.set_state(container, &state)?;
+    Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(FAILED)))
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}
