@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::error::Error;
 use super::layers::Given;
-use crate::fuse::{Attrs, Options, Readahead, Tuning, Wish};
+use crate::fuse::{Attrs, Options, Readahead, Transport, Tuning, Wish};
 use crate::runner::Mapping;
 use crate::vocab::dialect::{PRIVILEGED_STORED_STAT, Prefix, STORED_STAT};
 use crate::vocab::ids::{IdMap, IdMaps};
@@ -136,6 +136,7 @@ impl Settings {
             "dir_cache" => self.tuning.wishes.dir_cache = wish(name, value)?,
             "killpriv" => self.tuning.wishes.killpriv = wish(name, value)?,
             "readahead" => self.tuning.wishes.readahead = readahead(needed()?)?,
+            "transport" => self.tuning.transport = transport(needed()?)?,
             "static_nlink" => self.tuning.static_nlink = true,
             "noxattrs" => self.tuning.attrs = Attrs::None,
             // Whichever comes first, the stricter one stays.
@@ -190,6 +191,17 @@ fn readahead(value: &[u8]) -> Result<Readahead, Error> {
         Error::new(format!("option readahead={words}: not a number of KiB"))
             .hint("for example -o readahead=1024; off leaves it to the kernel")
     })
+}
+
+fn transport(value: &[u8]) -> Result<Option<Transport>, Error> {
+    match value {
+        b"auto" => Ok(None),
+        b"fuser" => Ok(Some(Transport::Fuser)),
+        b"device" => Ok(Some(Transport::Device)),
+        b"uring" => Ok(Some(Transport::Uring)),
+        other => Err(Error::new(format!("option transport={}: not a choice", String::from_utf8_lossy(other)))
+            .hint("uring, device, fuser or auto: -o transport=device")),
+    }
 }
 
 fn id_map(name: &str, value: &[u8]) -> Result<IdMap, Error> {
@@ -292,7 +304,15 @@ mod tests {
 
     #[test]
     fn a_bad_value_is_an_error() {
-        for words in ["timeout=soon", "timeout=-1", "upperdir=", "lowerdir", "no_open=perhaps", "readahead=far"] {
+        for words in [
+            "timeout=soon",
+            "timeout=-1",
+            "upperdir=",
+            "lowerdir",
+            "no_open=perhaps",
+            "readahead=far",
+            "transport=pigeon",
+        ] {
             assert!(Settings::default().take(OsStr::new(words)).is_err(), "{words}");
         }
     }

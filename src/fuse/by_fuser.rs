@@ -14,8 +14,10 @@ use fuser::{
     Request, TimeOrNow, WriteFlags,
 };
 
-use super::convert::{attr, errno, file_type, rdev, set_time};
+use super::abi::rdev;
+use super::convert::{attr, errno, file_type, set_time};
 use super::ops::{MAX_BACKGROUND, MAX_WRITE, Ops, Sized, guarded, nothing};
+use super::set_id;
 use crate::overlay::{Attr, Caller, SetAttr};
 use crate::vocab::Result;
 
@@ -137,7 +139,7 @@ impl Filesystem for Shim {
         reply: ReplyAttr,
     ) {
         let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
-        self.attr(guarded("setattr", || self.0.setattr(req.pid(), ino.0, &set)), reply);
+        self.attr(guarded("setattr", || self.0.setattr(|| set_id::may_keep(req.pid()), ino.0, &set)), reply);
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {

@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 
+use super::abi::device;
 use crate::overlay::Attr;
 use crate::vocab::{Errno, Kind, SetTime, Timestamp};
 
@@ -45,17 +46,6 @@ pub(super) fn attr(attr: &Attr) -> FileAttr {
     }
 }
 
-/// The kernel's 32 bits of a device number (`new_encode_dev`), from makedev(3)'s 64.
-fn device(rdev: u64) -> u32 {
-    let (major, minor) = (libc::major(rdev), libc::minor(rdev));
-    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
-}
-
-/// makedev(3)'s 64 bits of a device number, from the kernel's 32.
-pub(super) fn rdev(device: u32) -> u64 {
-    libc::makedev((device & 0x000f_ff00) >> 8, (device & 0xff) | ((device >> 12) & 0x000f_ff00))
-}
-
 /// What the range of `SystemTime` can't hold is cut to the epoch: no file system of Linux stores such a time.
 fn system_time(t: Timestamp) -> SystemTime {
     let nsec = Duration::from_nanos(t.nsec.into());
@@ -95,13 +85,5 @@ mod tests {
         assert_eq!(received(UNIX_EPOCH + Duration::new(5, 6)), Timestamp { sec: 5, nsec: 6 });
         let t = system_time(Timestamp { sec: -2, nsec: 700_000_000 });
         assert_eq!(UNIX_EPOCH.duration_since(t).unwrap(), Duration::new(1, 300_000_000));
-    }
-
-    #[test]
-    fn device_numbers_survive_both_ways() {
-        for (major, minor) in [(0, 0), (1, 3), (8, 255), (259, 70_000), (4095, 1_048_575)] {
-            let dev = libc::makedev(major, minor);
-            assert_eq!(rdev(device(dev)), dev, "{major}:{minor}");
-        }
     }
 }

@@ -41,6 +41,7 @@ pub(super) mod feature {
     pub(in crate::fuse) const CACHE_SYMLINKS: u64 = 1 << 23;
     pub(in crate::fuse) const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
     pub(in crate::fuse) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
+    pub(in crate::fuse) const OVER_IO_URING: u64 = 1 << 41;
 }
 
 /// What we ask of the kernel where it can.
@@ -195,15 +196,15 @@ impl Ops {
         self.overlay.getattr(ino).map(|a| self.told(a))
     }
 
-    /// On behalf of the thread `pid`.
-    pub(super) fn setattr(&self, pid: u32, ino: u64, set: &SetAttr) -> Result<Attr> {
+    /// `may_keep` tells whether the caller may cut a file without taking its set-id bits.
+    pub(super) fn setattr(&self, may_keep: impl FnOnce() -> bool, ino: u64, set: &SetAttr) -> Result<Attr> {
         let mut set = *set;
         let nothing = set == SetAttr::default();
         if self.uses(feature::HANDLE_KILLPRIV_V2) && (nothing || set.size.is_some()) {
             let now = self.overlay.getattr(ino)?;
             let left = if now.stat.kind == Kind::File { set_id::without(now.stat.mode) } else { None };
             match left {
-                Some(_) if !nothing && set_id::may_keep(pid) => {}
+                Some(_) if !nothing && may_keep() => {}
                 Some(mode) => set.mode = Some(mode),
                 None if nothing => return Ok(self.told(now)),
                 None => {}

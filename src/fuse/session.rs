@@ -1,5 +1,7 @@
 //! The conversation with the kernel, from the first request to the last.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -10,6 +12,8 @@ use super::by_fuser::Shim;
 use super::mechanisms::{Chosen, Wishes};
 use super::mount::{Mount, Unmount, hides_device};
 use super::ops::Ops;
+use super::ours::Ours;
+use super::transport::{self, Transport};
 use super::{Error, readahead};
 use crate::overlay::Overlay;
 
@@ -26,6 +30,8 @@ pub struct Tuning {
     pub static_nlink: bool,
     /// What is asked of the mechanisms that save requests and copies.
     pub wishes: Wishes,
+    /// Who carries requests and replies; `None`: the fastest there is.
+    pub transport: Option<Transport>,
 }
 
 /// Which extended attributes programs may use.
@@ -63,6 +69,7 @@ impl Default for Tuning {
             attrs: Attrs::All,
             static_nlink: false,
             wishes: Wishes::default(),
+            transport: None,
         }
     }
 }
@@ -70,9 +77,24 @@ impl Default for Tuning {
 /// A mount whose first request has been answered. No thread has been started yet.
 #[derive(Debug)]
 pub struct Session {
-    fuser: fuser::Session<Shim>,
+    carrier: Carrier,
     unmount: Unmount,
     mechanisms: Vec<Chosen>,
+}
+
+#[derive(Debug)]
+enum Carrier {
+    Fuser(Box<fuser::Session<Shim>>),
+    Ours(Ours),
+}
+
+impl Carrier {
+    fn transport(&self) -> Transport {
+        match self {
+            Self::Fuser(_) => Transport::Fuser,
+            Self::Ours(ours) => ours.transport(),
+        }
+    }
 }
 
 impl Session {
@@ -82,17 +104,22 @@ impl Session {
     /// The mount is taken away again when the handshake fails.
     pub fn new(mount: Mount, overlay: Arc<Overlay>, tuning: &Tuning) -> Result<Self, Error> {
         let (device, unmount) = mount.split();
-        let mut config = Config::default();
-        // The kernel alone decides whose requests come, by `allow_other`.
-        config.acl = SessionACL::All;
-        config.n_threads = Some(tuning.threads.max(1));
-        config.clone_fd = !hides_device(unmount.path());
         let ops = Arc::new(Ops::new(overlay, tuning));
-        match fuser::Session::from_fd(Shim(ops.clone()), device, SessionACL::All, config) {
-            Ok(fuser) => {
+        let clone = !hides_device(unmount.path());
+        let (transport, mut why) = transport::choose(tuning.transport);
+        let carrier = match transport {
+            Transport::Fuser => by_fuser(device, ops.clone(), tuning, clone),
+            _ => Ours::new(device, ops.clone(), tuning.threads, clone, transport == Transport::Uring).map(|ours| {
+                why = ours.hindered().unwrap_or(why.clone());
+                Carrier::Ours(ours)
+            }),
+        };
+        match carrier {
+            Ok(carrier) => {
                 let mut mechanisms = ops.mechanisms();
+                mechanisms.push(Chosen { name: "transport", what: carrier.transport().to_string(), why });
                 mechanisms.push(readahead::set(unmount.device_number(), tuning.wishes.readahead));
-                Ok(Self { fuser, unmount, mechanisms })
+                Ok(Self { carrier, unmount, mechanisms })
             }
             Err(e) => {
                 unmount.detach();
@@ -117,11 +144,24 @@ impl Session {
     /// No thread could be started, or the mount not be put in its place.
     pub fn spawn(self) -> Result<JoinHandle<Result<(), Error>>, Error> {
         let unmount = self.unmount.clone();
-        let serve = || self.fuser.run().map_err(Error::Session);
+        let serve = || match self.carrier {
+            Carrier::Fuser(fuser) => fuser.run().map_err(Error::Session),
+            Carrier::Ours(ours) => ours.run().map_err(Error::Session),
+        };
         let thread = std::thread::Builder::new().name("fuse".into()).spawn(serve).map_err(Error::Session)?;
         unmount.attach()?;
         Ok(thread)
     }
+}
+
+fn by_fuser(device: OwnedFd, ops: Arc<Ops>, tuning: &Tuning, clone: bool) -> io::Result<Carrier> {
+    let mut config = Config::default();
+    // The kernel alone decides whose requests come, by `allow_other`.
+    config.acl = SessionACL::All;
+    config.n_threads = Some(tuning.threads.max(1));
+    config.clone_fd = clone;
+    let session = fuser::Session::from_fd(Shim(ops), device, SessionACL::All, config)?;
+    Ok(Carrier::Fuser(Box::new(session)))
 }
 
 /// Ends a session by detaching its mount.

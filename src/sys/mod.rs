@@ -2,6 +2,7 @@
 
 pub mod alloc;
 pub mod fd;
+pub mod fuse_dev;
 pub mod handle_at;
 pub mod map;
 pub mod mode;
@@ -10,6 +11,7 @@ pub mod net;
 pub mod process;
 pub mod seccomp;
 pub mod signal;
+pub mod uring;
 pub mod xattr_at;
 
 /// The calling thread's errno, right after a call that failed.

@@ -1,0 +1,105 @@
+//! Our own transport: requests are read from `/dev/fuse` and replies written to it, one at a time in each thread.
+
+use std::fs::File;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use super::abi::{Header, OUT_HEADER, Out, Request};
+use super::handshake::buffer;
+use super::ops::{MAX_WRITE, Ops};
+use super::wire::answer;
+use crate::sys;
+use crate::vocab::{Errno, Result};
+
+/// Where requests come from.
+const DEVICE: &str = "/dev/fuse";
+
+/// What one read of the device brought.
+pub(super) enum Received {
+    Request(usize),
+    /// The mount is gone.
+    End,
+}
+
+/// Reads one request.
+///
+/// # Errors
+/// What read(2) answers, but for what only means to try again.
+pub(super) fn receive(device: BorrowedFd<'_>, buf: &mut [u8]) -> Result<Received> {
+    loop {
+        match rustix::io::read(device, &mut *buf) {
+            Ok(n) => return Ok(Received::Request(n)),
+            // ENOENT: it was taken back while it was read.
+            Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => {}
+            Err(Errno::NODEV) => return Ok(Received::End),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// Writes one reply.
+///
+/// # Errors
+/// What write(2) answers, but for a request that nobody waits for any more.
+pub(super) fn send(device: BorrowedFd<'_>, reply: &[u8]) -> Result<()> {
+    sent(rustix::io::write(device, reply))
+}
+
+fn sent(written: Result<usize>) -> Result<()> {
+    match written {
+        Ok(_) | Err(Errno::NOENT | Errno::NODEV) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// One more descriptor of the connection, for a thread of its own; the same one where there can be none.
+pub(super) fn another(device: &Arc<OwnedFd>) -> Arc<OwnedFd> {
+    let fresh = File::options().read(true).write(true).open(DEVICE).map(OwnedFd::from);
+    match fresh.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)) {
+        Ok(fresh) => match sys::fuse_dev::clone_into(device.as_fd(), &fresh) {
+            Ok(()) => return Arc::new(fresh),
+            Err(e) => log::debug!("one descriptor for all threads: {e}"),
+        },
+        Err(e) => log::debug!("one descriptor for all threads: {DEVICE}: {e}"),
+    }
+    device.clone()
+}
+
+/// Answers what comes from this descriptor, until the mount is gone.
+///
+/// # Errors
+/// What the device answers.
+pub(super) fn serve(device: BorrowedFd<'_>, ops: &Ops) -> Result<()> {
+    // Both are as big as the biggest request; what was never used is never there.
+    let (mut request, mut reply) = (buffer(), vec![0; MAX_WRITE as usize]);
+    loop {
+        let n = match receive(device, &mut request)? {
+            Received::Request(n) => n,
+            Received::End => return Ok(()),
+        };
+        let (unique, done) = match Request::parse(&request[..n]) {
+            Ok(parsed) => (parsed.header.unique, answer(ops, &parsed, &mut reply)),
+            Err(e) => match Header::parse(&request[..n]) {
+                Ok(header) => (header.unique, Some(Err(e))),
+                Err(_) => {
+                    log::error!("the kernel sent {n} bytes that are no request");
+                    continue;
+                }
+            },
+        };
+        let Some(done) = done else { continue };
+        let mut header = [0; OUT_HEADER];
+        Out::new(&mut header).header(unique, done)?;
+        let sent = match done {
+            Ok(n) if n > 0 => {
+                let parts = [IoSlice::new(&header), IoSlice::new(&reply[..n])];
+                sent(rustix::io::writev(device, &parts))
+            }
+            _ => send(device, &header),
+        };
+        if let Err(e) = sent {
+            log::error!("a reply was not taken: {e}");
+        }
+    }
+}
