@@ -1,5 +1,6 @@
 //! What becomes of entries, honest and not.
 
+mod fuzz;
 mod honest;
 mod hostile;
 pub(crate) mod make;
