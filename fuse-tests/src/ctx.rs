@@ -92,6 +92,11 @@ impl Ctx {
         Self { options, ..self }
     }
 
+    /// Whether onlay is mounted with options that are not the case's own.
+    pub(crate) fn has_options(&self) -> bool {
+        self.options.is_some()
+    }
+
     /// Whether the case may change owners.
     pub(crate) fn privileged(&self) -> bool {
         matches!(self.user, User::Root | User::Userns)

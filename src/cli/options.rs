@@ -39,7 +39,7 @@ pub(super) struct Settings {
 }
 
 /// Accepted in silence: how it always is, or a hint for speed that has no meaning here.
-const NO_EFFECT: [&str; 26] = [
+const NO_EFFECT: &[&str] = &[
     "default_permissions",
     "noatime",
     "private",
@@ -56,7 +56,6 @@ const NO_EFFECT: [&str; 26] = [
     "async",
     "threaded",
     "clone_fd",
-    "writeback",
     "kernel_cache",
     "auto_cache",
     "max_write",
@@ -135,6 +134,8 @@ impl Settings {
             "no_open" => self.tuning.wishes.no_open = wish(name, value)?,
             "dir_cache" => self.tuning.wishes.dir_cache = wish(name, value)?,
             "killpriv" => self.tuning.wishes.killpriv = wish(name, value)?,
+            "passthrough" => self.tuning.wishes.passthrough = wish(name, value)?,
+            "writeback" => self.tuning.wishes.writeback = wish(name, value)?,
             "readahead" => self.tuning.wishes.readahead = readahead(needed()?)?,
             "transport" => self.tuning.transport = transport(needed()?)?,
             "static_nlink" => self.tuning.static_nlink = true,

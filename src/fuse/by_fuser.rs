@@ -4,22 +4,23 @@ use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
-    Request, TimeOrNow, WriteFlags,
+    BackingId, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags,
+    IoctlFlags, KernelConfig, LockOwner, Notifier, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::abi::rdev;
+use super::capability;
 use super::convert::{attr, errno, file_type, set_time};
+use super::opens::Opens;
 use super::ops::{MAX_BACKGROUND, MAX_WRITE, Ops, Sized, guarded, nothing};
-use super::set_id;
 use crate::overlay::{Attr, Caller, SetAttr};
-use crate::vocab::Result;
+use crate::vocab::{Errno, Result};
 
 const GENERATION: Generation = Generation(0);
 
@@ -35,19 +36,49 @@ thread_local! {
 
 /// The union as fuser wants it.
 #[derive(Debug)]
-pub(super) struct Shim(pub(super) Arc<Ops>);
+pub(super) struct Shim(pub(super) Arc<Ops>, Opens<BackingId>, Arc<OnceLock<Notifier>>);
 
 impl Shim {
+    /// What is to be told the notifier before the first request comes.
+    pub(super) fn new(ops: Arc<Ops>, notifier: Arc<OnceLock<Notifier>>) -> Self {
+        Self(ops, Opens::new(), notifier)
+    }
+
+    /// Opens a file straight where that is possible.
+    fn open_straight(&self, ino: u64, flags: OpenFlags, reply: &ReplyOpen) -> Result<Option<Arc<BackingId>>> {
+        let straight = || {
+            let Some(file) = self.0.straight(ino)? else { return Ok(None) };
+            let Some(fd) = file.fd() else { return Ok(None) };
+            match reply.open_backing(fd) {
+                Ok(backing) => Ok(Some(backing)),
+                // A layer that is itself stacked; it always is.
+                Err(e) if e.raw_os_error() == Some(libc::ELOOP) => Ok(None),
+                Err(e) => Err(Errno::from_io_error(&e).unwrap_or(Errno::IO)),
+            }
+        };
+        let opened = self.1.open(ino, straight)?;
+        let writes_maps = flags.acc_mode() == OpenAccMode::O_RDWR;
+        if opened.is_some() && writes_maps && self.0.may_be_mapped(ino) {
+            // What the kernel was told of it before, for ever.
+            if let Some(notifier) = self.2.get()
+                && let Err(e) = notifier.inval_inode(INodeNo(ino), -1, 0)
+            {
+                log::debug!("inode {ino}: attributes stay: {e}");
+            }
+        }
+        Ok(opened)
+    }
+
     fn entry(&self, found: Result<Attr>, reply: ReplyEntry) {
         match found {
-            Ok(a) => reply.entry(&self.0.ttl, &attr(&a), GENERATION),
+            Ok(a) => reply.entry(&self.0.ttl(a.ino), &attr(&a), GENERATION),
             Err(e) => reply.error(errno(e)),
         }
     }
 
     fn attr(&self, found: Result<Attr>, reply: ReplyAttr) {
         match found {
-            Ok(a) => reply.attr(&self.0.ttl, &attr(&a)),
+            Ok(a) => reply.attr(&self.0.ttl(a.ino), &attr(&a)),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -83,10 +114,12 @@ impl Filesystem for Shim {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> std::io::Result<()> {
         let offered = config.capabilities() - BROKEN;
         let wanted = InitFlags::from_bits_retain(self.0.features(offered.bits()));
+        let straight = self.0.passes_through();
         for (what, refused) in [
             ("requests of 1 MiB", config.set_max_write(MAX_WRITE).err()),
             ("readahead of 1 MiB", config.set_max_readahead(MAX_WRITE).err()),
             ("such number of background requests", config.set_max_background(MAX_BACKGROUND).err().map(u32::from)),
+            ("files handed to the kernel", straight.then(|| config.set_max_stack_depth(1).err()).flatten()),
             ("such features", config.add_capabilities(wanted).err().map(|f| f.bits() as u32)),
         ] {
             if let Some(limit) = refused {
@@ -139,7 +172,10 @@ impl Filesystem for Shim {
         reply: ReplyAttr,
     ) {
         let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
-        self.attr(guarded("setattr", || self.0.setattr(|| set_id::may_keep(req.pid()), ino.0, &set)), reply);
+        self.attr(
+            guarded("setattr", || self.0.setattr(|| capability::has(req.pid(), capability::FSETID), ino.0, &set)),
+            reply,
+        );
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
@@ -190,12 +226,29 @@ impl Filesystem for Shim {
         self.entry(guarded("link", || self.0.link(ino.0, parent.0, name.as_bytes())), reply);
     }
 
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        if self.0.answers_open() {
-            reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
-        } else {
-            reply.error(fuser::Errno::ENOSYS);
+    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if !self.0.answers_open() {
+            return reply.error(fuser::Errno::ENOSYS);
         }
+        match guarded("open", || self.open_straight(ino.0, flags, &reply)) {
+            Ok(Some(backing)) => reply.opened_passthrough(FileHandle(0), FopenFlags::empty(), &backing),
+            Ok(None) => reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        ino: INodeNo,
+        _: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.1.release(ino.0);
+        reply.ok();
     }
 
     fn read(
@@ -265,7 +318,7 @@ impl Filesystem for Shim {
     fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
         let mut each = |e: &super::ops::Plus<'_>| {
             let shown = attr(&e.attr);
-            reply.add(shown.ino, e.cookie, OsStr::from_bytes(e.name), &self.0.ttl, &shown, GENERATION)
+            reply.add(shown.ino, e.cookie, OsStr::from_bytes(e.name), &self.0.ttl(e.attr.ino), &shown, GENERATION)
         };
         match guarded("readdirplus", || self.0.readdirplus(ino.0, offset, &mut each)) {
             Ok(()) => reply.ok(),

@@ -4,7 +4,7 @@ use std::os::fd::BorrowedFd;
 
 use super::abi::{Fields, IN_HEADER, MAX_HEADERS, OUT_HEADER, Out, Request, VERSION, op};
 use super::device::{Received, receive, send};
-use super::ops::{MAX_BACKGROUND, MAX_WRITE, Ops};
+use super::ops::{MAX_BACKGROUND, MAX_WRITE, Ops, feature};
 use crate::vocab::{Errno, Result};
 
 /// Bits that are about INIT itself: more flags than 32, and requests of more than 32 pages.
@@ -52,7 +52,7 @@ pub(super) fn shake_hands(device: BorrowedFd<'_>, ops: &Ops, extra: u64) -> Resu
             send(device, &refused)?;
             return Err(Errno::PROTO);
         }
-        let on = offer.flags & (ops.features(offer.flags) | extra | INIT_EXT | MAX_PAGES);
+        let on = offer.flags & (ops.features(offer.flags & !feature::PASSTHROUGH) | extra | INIT_EXT | MAX_PAGES);
         send(device, &reply(unique, |out| init_out(out, &offer, on))?)?;
         log::debug!("FUSE {}.{}, features {on:#x} of {:#x}", offer.major, offer.minor, offer.flags);
         return Ok(on);

@@ -48,6 +48,10 @@ pub struct Wishes {
     pub dir_cache: Wish,
     /// The kernel asks for what comes next in a file before it is wanted.
     pub readahead: Readahead,
+    /// The kernel reads and writes files on disk without us.
+    pub passthrough: Wish,
+    /// The kernel keeps what is written and passes it on later.
+    pub writeback: Wish,
     /// The kernel asks once, not before each write, whether a file has capabilities to lose.
     pub killpriv: Wish,
 }

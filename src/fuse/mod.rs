@@ -7,6 +7,7 @@
 
 mod abi;
 mod by_fuser;
+mod capability;
 mod convert;
 mod device;
 mod error;
@@ -14,6 +15,7 @@ mod handshake;
 mod mechanisms;
 pub mod mount;
 mod mountinfo;
+mod opens;
 mod ops;
 mod ours;
 mod readahead;

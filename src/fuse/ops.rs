@@ -5,13 +5,17 @@
 //! per open), access (the kernel checks permissions), poll, bmap, and the locks of fcntl(2) and flock(2), which are local
 //! to the mount as to any local file system.
 
+use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use super::mechanisms::{Chosen, Wish, Wishes, why};
-use super::{Attrs, PID_ATTR, SYNC_ATTR, Tuning, set_id};
+use super::{Attrs, PID_ATTR, SYNC_ATTR, Tuning, capability, set_id};
+use crate::layer::File;
 use crate::overlay::{Attr, Caller, Overlay, ROOT, SetAttr};
 use crate::vocab::{Errno, Kind, Result, Space, Stat, Timestamp};
 
@@ -35,18 +39,18 @@ pub(super) mod feature {
     pub(in crate::fuse) const DO_READDIRPLUS: u64 = 1 << 13;
     pub(in crate::fuse) const READDIRPLUS_AUTO: u64 = 1 << 14;
     pub(in crate::fuse) const ASYNC_DIO: u64 = 1 << 15;
+    pub(in crate::fuse) const WRITEBACK_CACHE: u64 = 1 << 16;
     pub(in crate::fuse) const NO_OPEN_SUPPORT: u64 = 1 << 17;
     pub(in crate::fuse) const PARALLEL_DIROPS: u64 = 1 << 18;
     pub(in crate::fuse) const POSIX_ACL: u64 = 1 << 20;
     pub(in crate::fuse) const CACHE_SYMLINKS: u64 = 1 << 23;
     pub(in crate::fuse) const NO_OPENDIR_SUPPORT: u64 = 1 << 24;
     pub(in crate::fuse) const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
+    pub(in crate::fuse) const PASSTHROUGH: u64 = 1 << 37;
     pub(in crate::fuse) const OVER_IO_URING: u64 = 1 << 41;
 }
 
-/// What we ask of the kernel where it can.
-///
-/// Not the writeback cache: it would make up times and sizes behind the union's back.
+/// What we ask of the kernel where it can, unless it is [not wanted](Ops::features).
 const WANTED: u64 = feature::ASYNC_READ
     | feature::BIG_WRITES
     | feature::DONT_MASK
@@ -58,6 +62,8 @@ const WANTED: u64 = feature::ASYNC_READ
     | feature::NO_OPEN_SUPPORT
     | feature::NO_OPENDIR_SUPPORT
     | feature::HANDLE_KILLPRIV_V2
+    | feature::PASSTHROUGH
+    | feature::WRITEBACK_CACHE
     | feature::ASYNC_DIO;
 
 /// An attribute's value, or its size for who asked for that (getxattr(2) with size 0).
@@ -80,13 +86,19 @@ pub(super) struct Plus<'a> {
 #[derive(Debug)]
 pub(super) struct Ops {
     overlay: Arc<Overlay>,
-    /// How long the kernel may trust what it is told.
-    pub(super) ttl: Duration,
+    ttl: Duration,
     attrs: Attrs,
     static_nlink: bool,
     wishes: Wishes,
     /// The [features](feature) that both sides know.
     agreed: AtomicU64,
+    /// Inodes whose attributes may change without anybody being told.
+    unstable: Mutex<HashSet<u64>>,
+}
+
+/// Whether the kernel lets us hand it files: it asks for `CAP_SYS_ADMIN` in the first user namespace.
+fn may_pass_through() -> bool {
+    capability::has(std::process::id(), capability::SYS_ADMIN)
 }
 
 impl Ops {
@@ -98,17 +110,23 @@ impl Ops {
             static_nlink: tuning.static_nlink,
             wishes: tuning.wishes,
             agreed: AtomicU64::new(0),
+            unstable: Mutex::default(),
         }
     }
 
     /// The [features](feature) to ask of a kernel that offers these.
     pub(super) fn features(&self, offered: u64) -> u64 {
+        let w = &self.wishes;
+        let passthrough = w.passthrough.or(false) && offered & feature::PASSTHROUGH != 0 && may_pass_through();
         let mut unwanted = 0;
         for (feature, wanted) in [
             (feature::POSIX_ACL, self.attrs == Attrs::All),
-            (feature::HANDLE_KILLPRIV_V2, self.wishes.killpriv.or(true)),
-            (feature::NO_OPEN_SUPPORT, self.wishes.no_open.or(true)),
-            (feature::NO_OPENDIR_SUPPORT, self.wishes.dir_cache.or(true)),
+            (feature::HANDLE_KILLPRIV_V2, w.killpriv.or(true)),
+            (feature::PASSTHROUGH, passthrough),
+            // The kernel has not both.
+            (feature::WRITEBACK_CACHE, w.writeback.or(false) && !passthrough),
+            (feature::NO_OPEN_SUPPORT, w.no_open.or(true) && !passthrough),
+            (feature::NO_OPENDIR_SUPPORT, w.dir_cache.or(true)),
         ] {
             unwanted |= if wanted { 0 } else { feature };
         }
@@ -131,24 +149,58 @@ impl Ops {
         !self.uses(feature::NO_OPENDIR_SUPPORT)
     }
 
+    /// Whether opened files may be handed to the kernel.
+    pub(super) fn passes_through(&self) -> bool {
+        self.uses(feature::PASSTHROUGH)
+    }
+
     /// What was chosen, once the first request has been answered.
     pub(super) fn mechanisms(&self) -> Vec<Chosen> {
-        let line = |name, wish, feature, best| {
-            let on = self.uses(feature);
-            let hindered = if on || wish == Wish::Off { None } else { Some("the kernel does not offer it") };
-            Chosen::new(name, on, why(wish, hindered, best))
-        };
         let w = &self.wishes;
-        let keeps = self.keeps_absent();
+        let line = |name, wish: Wish, feature, hindered: Option<&str>, best| {
+            let on = self.uses(feature);
+            let lacking = if on || !wish.or(true) {
+                None
+            } else {
+                hindered.or(Some("the kernel or the transport does not offer it"))
+            };
+            Chosen::new(name, on, why(wish, lacking, best))
+        };
+        let straight = self.passes_through();
+        let asks = straight.then_some("passthrough needs to be told of each open");
+        let not_both = straight.then_some("the kernel has not both this and passthrough");
+        let unable = (!may_pass_through()).then_some("it takes CAP_SYS_ADMIN outside of user namespaces");
+        let unless = |wish, line: Chosen, best: &str| match wish {
+            Wish::Auto => Chosen::new(line.name, false, best),
+            _ => line,
+        };
+        let all_ours = "all change goes through this mount";
         vec![
-            Chosen::new("negative_entries", keeps, why(w.negative_entries, None, "all change goes through this mount")),
-            line("no_open", w.no_open, feature::NO_OPEN_SUPPORT, "opening and closing a file cost no request"),
-            line("dir_cache", w.dir_cache, feature::NO_OPENDIR_SUPPORT, "listing a directory again costs no request"),
+            Chosen::new("negative_entries", self.keeps_absent(), why(w.negative_entries, None, all_ours)),
+            line("no_open", w.no_open, feature::NO_OPEN_SUPPORT, asks, "opening and closing a file cost no request"),
+            line(
+                "dir_cache",
+                w.dir_cache,
+                feature::NO_OPENDIR_SUPPORT,
+                None,
+                "listing a directory again costs no request",
+            ),
             line(
                 "killpriv",
                 w.killpriv,
                 feature::HANDLE_KILLPRIV_V2,
+                None,
                 "no question about capabilities before each write",
+            ),
+            unless(
+                w.passthrough,
+                line("passthrough", w.passthrough, feature::PASSTHROUGH, unable, ""),
+                "each open would cost a request",
+            ),
+            unless(
+                w.writeback,
+                line("writeback", w.writeback, feature::WRITEBACK_CACHE, not_both, ""),
+                "measured no faster for most, and holes would not be told",
             ),
         ]
     }
@@ -189,7 +241,26 @@ impl Ops {
     }
 
     pub(super) fn forget(&self, ino: u64, count: u64) {
-        self.overlay.forget(ino, count);
+        if !self.overlay.forget(ino, count) {
+            self.unstable.lock().remove(&ino);
+        }
+    }
+
+    /// How long the kernel may trust what it is told of an inode.
+    pub(super) fn ttl(&self, ino: u64) -> Duration {
+        let unstable = self.passes_through() && self.unstable.lock().contains(&ino);
+        if unstable { Duration::ZERO } else { self.ttl }
+    }
+
+    /// The file that the kernel may read and write without us; `None` if it must ask.
+    pub(super) fn straight(&self, ino: u64) -> Result<Option<Arc<File>>> {
+        if self.passes_through() { self.overlay.straight(ino) } else { Ok(None) }
+    }
+
+    /// An inode is open straight to read and write: it may be mapped, and then changed without anybody being told, even
+    /// after it was closed. Whether that is new.
+    pub(super) fn may_be_mapped(&self, ino: u64) -> bool {
+        self.unstable.lock().insert(ino)
     }
 
     pub(super) fn getattr(&self, ino: u64) -> Result<Attr> {
@@ -270,6 +341,10 @@ impl Ops {
     }
 
     pub(super) fn lseek(&self, ino: u64, offset: i64, whence: i32) -> Result<i64> {
+        // What the kernel has not passed on yet looks like a hole to us; it goes on without us then, and sees none.
+        if self.uses(feature::WRITEBACK_CACHE) {
+            return Err(Errno::NOSYS);
+        }
         let at = u64::try_from(offset).map_err(|_| Errno::NXIO)?;
         let found = self.overlay.seek(ino, at, whence)?;
         i64::try_from(found).map_err(|_| Errno::OVERFLOW)

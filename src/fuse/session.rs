@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -106,7 +106,7 @@ impl Session {
         let (device, unmount) = mount.split();
         let ops = Arc::new(Ops::new(overlay, tuning));
         let clone = !hides_device(unmount.path());
-        let (transport, mut why) = transport::choose(tuning.transport);
+        let (transport, mut why) = transport::choose(tuning.transport, tuning.wishes.passthrough);
         let carrier = match transport {
             Transport::Fuser => by_fuser(device, ops.clone(), tuning, clone),
             _ => Ours::new(device, ops.clone(), tuning.threads, clone, transport == Transport::Uring).map(|ours| {
@@ -160,7 +160,9 @@ fn by_fuser(device: OwnedFd, ops: Arc<Ops>, tuning: &Tuning, clone: bool) -> io:
     config.acl = SessionACL::All;
     config.n_threads = Some(tuning.threads.max(1));
     config.clone_fd = clone;
-    let session = fuser::Session::from_fd(Shim(ops), device, SessionACL::All, config)?;
+    let notifier = Arc::new(OnceLock::new());
+    let session = fuser::Session::from_fd(Shim::new(ops, notifier.clone()), device, SessionACL::All, config)?;
+    notifier.get_or_init(|| session.notifier());
     Ok(Carrier::Fuser(Box::new(session)))
 }
 

@@ -26,7 +26,7 @@ pub(super) fn answer(ops: &Ops, request: &Request<'_>, out: &mut [u8]) -> Option
 fn dispatch(ops: &Ops, request: &Request<'_>, out: &mut Out<'_>) -> Result<()> {
     let ino = request.header.ino;
     let mut f = request.fields();
-    let entry = |out: &mut Out<'_>, attr: Attr| out.entry_out(&attr, ops.ttl);
+    let entry = |out: &mut Out<'_>, attr: Attr| out.entry_out(&attr, ops.ttl(attr.ino));
     match request.header.opcode {
         op::LOOKUP => entry(out, ops.lookup(ino, request.name()?)?.unwrap_or_else(nothing)),
         op::FORGET => {
@@ -34,10 +34,10 @@ fn dispatch(ops: &Ops, request: &Request<'_>, out: &mut Out<'_>) -> Result<()> {
             Ok(())
         }
         op::BATCH_FORGET => forget_many(ops, f.u32()?, Fields(request.data)),
-        op::GETATTR => out.attr_out(&ops.getattr(ino)?, ops.ttl),
+        op::GETATTR => out.attr_out(&ops.getattr(ino)?, ops.ttl(ino)),
         op::SETATTR => {
             let (set, takes) = set_attr(f)?;
-            out.attr_out(&ops.setattr(|| !takes, ino, &set)?, ops.ttl)
+            out.attr_out(&ops.setattr(|| !takes, ino, &set)?, ops.ttl(ino))
         }
         op::READLINK => out.bytes(&ops.readlink(ino)?),
         op::SYMLINK => {
@@ -101,7 +101,7 @@ fn dispatch(ops: &Ops, request: &Request<'_>, out: &mut Out<'_>) -> Result<()> {
             let (cookie, size) = at_and_size(f)?;
             let mut bad = Ok(());
             ops.readdirplus(ino, cookie, &mut |e| {
-                full(out.direntplus(size, &e.attr, e.cookie, e.name, ops.ttl), &mut bad)
+                full(out.direntplus(size, &e.attr, e.cookie, e.name, ops.ttl(e.attr.ino)), &mut bad)
             })?;
             bad
         }

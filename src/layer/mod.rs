@@ -11,6 +11,8 @@ pub mod disk;
 pub mod index;
 pub mod mem;
 
+use std::os::fd::BorrowedFd;
+
 use crate::vocab::handle::FileHandle;
 use crate::vocab::{Access, Errno, Kind, Result, SetTime, Space, Stat};
 
@@ -322,6 +324,14 @@ impl Handle {
 }
 
 impl File {
+    /// The descriptor, of a file on disk.
+    pub fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Disk(f) => Some(f.fd()),
+            Self::Mem(_) => None,
+        }
+    }
+
     /// pread(2): bytes read, fewer than asked only at the end of the file.
     pub fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
         on!(Self, self, f => f.read_at(buf, offset))

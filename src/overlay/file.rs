@@ -1,8 +1,10 @@
 //! Data of regular files, and links' targets. No state per open: an inode's data is where its data is.
 
+use std::sync::Arc;
+
 use super::copy_up::Want;
 use super::{Attr, Overlay};
-use crate::layer::Handle;
+use crate::layer::{File, Handle};
 use crate::vocab::{Access, Errno, Kind, Result};
 
 /// The target of a link in a layer, also of one that is kept as a file, with its type in an attribute.
@@ -48,6 +50,21 @@ impl Overlay {
         let node = self.node(ino)?;
         self.copy_up(&node, Want::ALL_DATA)?;
         self.data(&node, Access::ReadWrite)?.write_at(data, offset)
+    }
+
+    /// A file on disk that can be read and written in the place of this inode's data for as long as it is open; `None`
+    /// where there is none. Data of a lower layer counts only if it can't be copied up while somebody reads it: in a view
+    /// without an upper.
+    ///
+    /// # Errors
+    /// `EISDIR`, `EINVAL` for what has no data.
+    pub fn straight(&self, ino: u64) -> Result<Option<Arc<File>>> {
+        let node = self.node(ino)?;
+        match &self.upper {
+            None => self.data(&node, Access::Read).map(Some),
+            Some(_) if self.has_upper_data(&node) => self.data(&node, Access::ReadWrite).map(Some),
+            Some(_) => Ok(None),
+        }
     }
 
     /// fallocate(2) with its mode bits.
@@ -131,7 +148,7 @@ impl Overlay {
     }
 
     /// The metadata of an inode after something was made under a name, with one more reference for the caller.
-    pub(super) fn claimed(&self, node: &std::sync::Arc<super::node::Node>) -> Result<Attr> {
+    pub(super) fn claimed(&self, node: &Arc<super::node::Node>) -> Result<Attr> {
         let attr = self.node_attr(node)?;
         self.inodes.claim(node);
         Ok(attr)

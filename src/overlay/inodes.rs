@@ -272,13 +272,13 @@ impl Inodes {
         }
     }
 
-    /// The kernel forgets `count` of its references.
-    pub(super) fn forget(&self, ino: u64, count: u64) {
+    /// The kernel forgets `count` of its references. Whether it has more.
+    pub(super) fn forget(&self, ino: u64, count: u64) -> bool {
         let mut shard = self.shard(ino);
-        let Ok(held) = shard.held.find_entry(mixed(ino), |n| n.ino == ino) else { return };
+        let Ok(held) = shard.held.find_entry(mixed(ino), |n| n.ino == ino) else { return false };
         let before = held.get().count.load(Ordering::Relaxed);
         if before == u32::MAX {
-            return;
+            return true;
         }
         let left = u64::from(before).saturating_sub(count) as u32;
         held.get().count.store(left, Ordering::Relaxed);
@@ -289,6 +289,7 @@ impl Inodes {
             drop(shard);
             drop(node);
         }
+        left > 0
     }
 
     /// A node's last reference went.

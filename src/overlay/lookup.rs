@@ -72,10 +72,11 @@ impl Overlay {
         Ok(attr)
     }
 
-    /// Gives back `count` references to an inode.
-    pub fn forget(&self, ino: u64, count: u64) {
-        self.inodes.forget(ino, count);
+    /// Gives back `count` references to an inode. Whether there are more.
+    pub fn forget(&self, ino: u64, count: u64) -> bool {
+        let held = self.inodes.forget(ino, count);
         self.let_go();
+        held
     }
 
     /// Caches let go of what belongs to inodes that nobody refers to any more.

@@ -155,7 +155,7 @@ impl Overlay {
         }
     }
 
-    fn has_upper_data(&self, node: &Node) -> bool {
+    pub(super) fn has_upper_data(&self, node: &Node) -> bool {
         node.state.lock().upper.as_ref().is_some_and(|u| !u.metacopy)
     }
 

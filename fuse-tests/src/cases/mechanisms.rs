@@ -1,13 +1,14 @@
 //! What saves requests: switched on and off, and counted.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use anyhow::Result;
 
 use crate::case::{User, skip};
 use crate::ctx::Ctx;
 use crate::requests::{Counter, Requests};
+use crate::sys::Map;
 use crate::tree::{Tree, cases, fails, holds, same};
 
 const ROOT: &[User] = &[User::Root];
@@ -15,14 +16,22 @@ const ROOT: &[User] = &[User::Root];
 cases!("mechanisms":
     are_told.onlay(), nonsense_is_refused.onlay(), hot_open_asks_nothing.onlay().by(ROOT),
     absent_names_are_kept.onlay().by(ROOT), a_listing_is_kept.onlay().by(ROOT), writes_ask_once.onlay().by(ROOT),
-    readahead.onlay().by(ROOT),
+    readahead.onlay().by(ROOT), passthrough_of_the_upper.onlay().by(ROOT), passthrough_of_a_view.onlay().by(ROOT),
+    passthrough_after_copy_up.onlay().by(ROOT), passthrough_of_a_map.onlay().by(ROOT),
+    passthrough_is_for_root.onlay().by(&[User::Ordinary, User::Userns]), writeback_merges.onlay().by(ROOT),
+    writeback_keeps_times.onlay(),
 );
 
 /// Mounts with options; what `-v` says.
 fn mount(cx: &mut Ctx, options: &str) -> Result<String> {
     let mut args = cx.mount_args();
     args.extend(["-v", "-o", options].map(str::to_owned));
-    Ok(cx.onlay(&args)?.ok()?.stderr)
+    let said = cx.onlay(&args)?.ok()?.stderr;
+    if said.contains("passthrough: off (the kernel or the transport does not offer it)") && cx.user == User::Root {
+        umount(cx)?;
+        return Err(skip("no passthrough by this transport or kernel"));
+    }
+    Ok(said)
 }
 
 fn umount(cx: &Ctx) -> Result<()> {
@@ -50,6 +59,9 @@ fn are_told(cx: &mut Ctx) -> Result<()> {
     let said = mount(cx, "")?;
     for name in names {
         holds!(said.contains(&format!("{name}: on (")), "{name} in {said}");
+    }
+    for name in ["passthrough", "writeback"] {
+        holds!(said.contains(&format!("{name}: off (")), "{name} in {said}");
     }
     holds!(said.contains("readahead: "), "{said}");
     umount(cx)?;
@@ -146,4 +158,134 @@ fn readahead(cx: &mut Ctx) -> Result<()> {
     }
     holds!(reads[0] >= 32 && reads[2] < reads[0] / 2, "READs: {reads:?}");
     Ok(())
+}
+
+const STRAIGHT: &str = "passthrough";
+
+fn passthrough_of_the_upper(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("low", "x")?;
+    let requests = counted(cx, STRAIGHT, |m| {
+        m.file("new", vec![1; 1 << 20])?;
+        same!(std::fs::read(m.p("new"))?.len(), 1 << 20);
+        m.append("new", "end")?;
+        same!(m.stat("new")?.len(), (1 << 20) + 3);
+        // Somebody may write to it while it is read, so it is read through us.
+        same!(m.read("low")?, "x");
+        Ok(())
+    })?;
+    same!((of(&requests, "READ"), of(&requests, "WRITE")), (1, 0));
+    same!(cx.upper.stat("new")?.len(), (1 << 20) + 3);
+    Ok(())
+}
+
+fn passthrough_of_a_view(cx: &mut Ctx) -> Result<()> {
+    let low = cx.lower()?;
+    low.file("f", vec![1; 1 << 20])?;
+    let dir = tempfile::tempdir()?;
+    let counter = Counter::new(dir.path()).map_err(|e| skip(format!("requests can't be counted: {e:#}")))?;
+    let (lower, at) = (low.0.display().to_string(), cx.m.0.display().to_string());
+    mount(cx, STRAIGHT)?;
+    umount(cx)?;
+    cx.onlay(&["mount", "-o", STRAIGHT, "--lower", &lower, &at])?.ok()?;
+    let requests = counter.count(&cx.m.0, || {
+        holds!(std::fs::read(cx.m.p("f"))? == vec![1; 1 << 20]);
+        Ok(())
+    });
+    umount(cx)?;
+    same!(of(&requests??, "READ"), 0);
+    Ok(())
+}
+
+/// The lower's file must serve no reader once there may be a writer; and while one opened it through us, all do.
+fn passthrough_after_copy_up(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "lower")?;
+    mount(cx, STRAIGHT)?;
+    let m = cx.m.clone();
+    let (reader, writer) = (m.ro("f")?, m.rw("f")?);
+    let read = |f: &File| -> Result<String> {
+        let mut buf = [0; 64];
+        let n = f.read_at(&mut buf, 0)?;
+        Ok(String::from_utf8_lossy(&buf[..n]).into_owned())
+    };
+    same!(read(&reader)?, "lower");
+    writer.write_all_at(b"upper", 0)?;
+    let late = m.rw("f")?;
+    same!((read(&reader)?, read(&late)?), ("upper".to_owned(), "upper".to_owned()));
+    late.write_all_at(b"later", 0)?;
+    same!((read(&reader)?, read(&writer)?), ("later".to_owned(), "later".to_owned()));
+    drop((reader, writer, late));
+    // Now straight, for all again.
+    let (one, other) = (m.rw("f")?, m.ro("f")?);
+    one.write_all_at(b"STRAIGHT", 0)?;
+    m.hard("f", "g")?.rm("f")?;
+    same!((read(&other)?, m.read("g")?, m.stat("g")?.len()), ("STRAIGHT".to_owned(), "STRAIGHT".to_owned(), 8));
+    drop((one, other));
+    umount(cx)?;
+    same!((cx.upper.read("g")?, cx.upper.ls("")?), ("STRAIGHT".to_owned(), "f g".to_owned()));
+    Ok(())
+}
+
+/// What is written through a map of a file that was closed is seen, and moves its time.
+fn passthrough_of_a_map(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?;
+    mount(cx, STRAIGHT)?;
+    let m = cx.m.clone();
+    m.file("f", vec![b'a'; 8192])?.times("f", 5, 5)?;
+    same!(m.stat("f")?.mtime(), 5);
+    let map = Map::shared(&m.rw("f")?, 8192, true)?;
+    map.write(4096, b"b")?;
+    holds!(m.stat("f")?.mtime() > 5, "the time stays {}", m.stat("f")?.mtime());
+    same!(&m.read("f")?[4096..4097], "b");
+    // After it was told once more, too; once it is written, the next write is noticed again.
+    m.ro("f")?;
+    map.sync()?;
+    m.times("f", 5, 5)?;
+    same!(m.stat("f")?.mtime(), 5);
+    map.write(0, b"c")?;
+    holds!(m.stat("f")?.mtime() > 5, "the time stays {}", m.stat("f")?.mtime());
+    same!(&m.read("f")?[..1], "c");
+    drop(map);
+    umount(cx)
+}
+
+fn passthrough_is_for_root(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?;
+    let said = mount(cx, STRAIGHT)?;
+    holds!(said.contains("passthrough: off (it takes CAP_SYS_ADMIN") && said.contains("no_open: on"), "{said}");
+    cx.m.file("f", "x")?;
+    same!(cx.m.read("f")?, "x");
+    umount(cx)
+}
+
+fn writeback_merges(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "lower")?;
+    let requests = counted(cx, "writeback", |m| {
+        let f = m.rw("f")?;
+        for i in 0..200 {
+            f.write_all_at(b"0123456789", i * 10)?;
+        }
+        same!((m.stat("f")?.len(), m.read("f")?.len()), (2000, 2000));
+        drop(f);
+        m.append("f", "end").map(drop)
+    })?;
+    holds!(of(&requests, "WRITE") <= 4, "{requests:?}");
+    same!(cx.upper.read("f")?, "0123456789".repeat(200) + "end");
+    Ok(())
+}
+
+fn writeback_keeps_times(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "lower")?;
+    mount(cx, "writeback")?;
+    let m = cx.m.clone();
+    m.append("f", "+")?.times("f", 77, 5)?.file("new", "x")?;
+    let written = m.rw("new")?;
+    written.write_all_at(b"yz", 1)?;
+    let before = m.stat("new")?;
+    drop(written);
+    same!(m.stat("new")?.mtime_nsec(), before.mtime_nsec());
+    umount(cx)?;
+    mount(cx, "writeback=off")?;
+    same!((m.stat("f")?.mtime(), m.stat("f")?.mtime_nsec(), m.read("f")?), (77, 5, "lower+".to_owned()));
+    same!((m.stat("new")?.mtime(), m.stat("new")?.len()), (before.mtime(), 3));
+    umount(cx)
 }

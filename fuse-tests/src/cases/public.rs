@@ -122,7 +122,9 @@ fn fsx(cx: &Ctx, file: &str, config: &str, seed: u32, operations: u32) -> Result
 fn fsx_new(cx: &mut Ctx) -> Result<()> {
     cx.lower()?.file("d/f", "")?;
     cx.mount()?;
-    for (seed, operations) in [(1, 100_000), (2, 50_000), (3, 50_000)] {
+    // With options it is run once more for each of them.
+    let rounds: &[_] = if cx.has_options() { &[(7, 60_000), (8, 40_000)] } else { &[(1, 100_000), (2, 50_000), (3, 50_000)] };
+    for &(seed, operations) in rounds {
         fsx(cx, &format!("d/new{seed}"), FSX, seed, operations)?;
     }
     Ok(())
@@ -135,9 +137,10 @@ fn fsx_lower(cx: &mut Ctx) -> Result<()> {
     }
     low.hard("shared", "other-name")?;
     cx.mount()?;
-    fsx(cx, "cut", FSX, 4, 100_000)?;
-    fsx(cx, "whole", FSX_IN_PLACE, 5, 50_000)?;
-    fsx(cx, "shared", FSX, 6, 50_000)?;
+    let (cut, whole, shared) = if cx.has_options() { (60_000, 20_000, 20_000) } else { (100_000, 50_000, 50_000) };
+    fsx(cx, "cut", FSX, 4, cut)?;
+    fsx(cx, "whole", FSX_IN_PLACE, 5, whole)?;
+    fsx(cx, "shared", FSX, 6, shared)?;
     holds!(std::fs::read(cx.m.p("shared"))? == std::fs::read(cx.m.p("other-name"))?);
     let before = std::fs::read(cx.m.p("whole"))?;
     let m = cx.remount()?;
