@@ -166,8 +166,8 @@ impl Overlay {
                 let file = work.create(temp, 0o600)?;
                 match want {
                     Want::Data { upto } if upto > 0 => {
-                        copy_data(&self.open_lower_data(node)?, &file, source.stat.size, upto)?;
-                        self.to_disk(&file)
+                        let how = copy_data(&self.open_lower_data(node)?, &file, source.stat.size, upto)?;
+                        self.to_disk(&file, how)
                     }
                     _ if metacopy => file.truncate(source.stat.size),
                     _ => Ok(()),
@@ -380,7 +380,7 @@ impl Overlay {
         let before = self.with_upper(node, |dir, name| Ok((dir.stat(name)?, dir.getxattr(name, CAPABILITY)?)))?;
         let (stat, capability) = before;
         let times = (SetTime::To(stat.atime), SetTime::To(stat.mtime));
-        let copied = copy_data(&source, &file, source.stat()?.size, upto).and_then(|()| self.to_disk(&file));
+        let copied = copy_data(&source, &file, source.stat()?.size, upto).and_then(|how| self.to_disk(&file, how));
         let done = copied.and_then(|()| {
             // Writing took the set-id bits, capabilities and times; the data is not new to anybody.
             self.with_upper(node, |dir, name| {
@@ -406,8 +406,9 @@ impl Overlay {
     }
 
     /// Data is on disk before the lower's can't be seen any more: a crash must not leave a name without its content.
-    fn to_disk(&self, file: &File) -> Result<()> {
-        if self.config.volatile { Ok(()) } else { file.sync(true) }
+    /// Shared blocks are there already, and file systems that share blocks keep the order of sharing and naming.
+    fn to_disk(&self, file: &File, how: Copied) -> Result<()> {
+        if self.config.volatile || how == Copied::Shared { Ok(()) } else { file.sync(true) }
     }
 
     /// Passes `r` on; after a failure the unfinished object is removed.
@@ -436,11 +437,20 @@ pub(super) fn keep_times(dir: &Handle, change: impl FnOnce() -> Result<()>) -> R
     dir.utimens(b"", SetTime::To(st.atime), SetTime::To(st.mtime))
 }
 
+/// How data came into a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Copied {
+    /// The file system shares the blocks, which are on disk.
+    Shared,
+    /// Byte by byte, into the page cache.
+    Written,
+}
+
 /// Copies the first `upto` of `size` bytes, holes as holes, and makes the target that long.
-fn copy_data(from: &File, to: &File, size: u64, upto: u64) -> Result<()> {
+fn copy_data(from: &File, to: &File, size: u64, upto: u64) -> Result<Copied> {
     let len = size.min(upto);
     if len == size && from.clone_into(to)? {
-        return Ok(());
+        return Ok(Copied::Shared);
     }
     to.truncate(len)?;
     let mut at = 0;
@@ -460,5 +470,5 @@ fn copy_data(from: &File, to: &File, size: u64, upto: u64) -> Result<()> {
             }
         }
     }
-    Ok(())
+    Ok(Copied::Written)
 }
