@@ -4,6 +4,7 @@
 mod case;
 mod cases;
 mod ctx;
+mod docker_registry;
 mod manifest;
 /// Counts requests, for bench and for cases alike.
 #[path = "../../bench/src/requests.rs"]

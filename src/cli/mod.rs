@@ -15,11 +15,15 @@ mod inspect;
 mod layers;
 mod limits;
 mod load;
+mod login;
 mod mount;
 mod options;
 mod output;
 mod progress;
 mod ps;
+mod pull;
+mod push;
+mod registry;
 mod rm;
 mod rmi;
 mod run;
@@ -69,6 +73,10 @@ enum Verb {
     History(history::Args),
     /// Print all that is known of images and containers
     Inspect(inspect::Args),
+    /// Fetch an image from a registry
+    Pull(pull::Args),
+    /// Send an image to a registry
+    Push(push::Args),
     /// Give an image one more name
     Tag(tag::Args),
     /// Remove images
@@ -83,6 +91,10 @@ enum Verb {
     Df(df::Args),
     /// Remove what nothing needs
     Gc(gc::Args),
+    /// Log in to a registry
+    Login(login::Args),
+    /// Forget a login to a registry
+    Logout(login::LogoutArgs),
     /// Print completions for a shell
     Completions(completions::Args),
 }
@@ -121,12 +133,16 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Verb::Images(args) => images::run(&args, &onlay.store),
         Verb::History(args) => history::run(&args, &onlay.store),
         Verb::Inspect(args) => inspect::run(&args, &onlay.store),
+        Verb::Pull(args) => pull::run(&args, &onlay.store),
+        Verb::Push(args) => push::run(&args, &onlay.store),
         Verb::Tag(args) => tag::run(&args, &onlay.store),
         Verb::Rmi(args) => rmi::run(&args, &onlay.store),
         Verb::Load(args) => load::run(&args, &onlay.store),
         Verb::Save(args) => save::run(&args, &onlay.store),
         Verb::Import(args) => import::run(args, &onlay.store),
         Verb::Gc(args) => gc::run(&args, &onlay.store),
+        Verb::Login(args) => login::run(&args),
+        Verb::Logout(args) => login::run_logout(&args),
         Verb::Completions(args) => completions::run(&args, Onlay::command()),
     };
     match done {

@@ -28,6 +28,23 @@ impl Bars {
         Self { all: MultiProgress::with_draw_target(target), terminal, quiet, running: Mutex::default() }
     }
 
+    /// So many bytes of a blob are done: also less than before, where it has to begin again.
+    pub(super) fn at(&self, blob: &Digest, bytes: u64) {
+        if let Some((bar, _)) = self.bar(blob) {
+            bar.set_position(bytes);
+        }
+    }
+
+    /// There is nothing to do for a blob, and why.
+    pub(super) fn note(&self, blob: &Digest, why: &str) {
+        if let Some((bar, _)) = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(blob) {
+            bar.finish_and_clear();
+        }
+        if !self.terminal && !self.quiet {
+            eprintln!("{} {why}", short(blob));
+        }
+    }
+
     fn bar(&self, blob: &Digest) -> Option<(ProgressBar, &'static str)> {
         self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get(blob).cloned()
     }

@@ -38,33 +38,44 @@ impl std::fmt::Debug for Secret {
     }
 }
 
+/// Where podman keeps root's logins (containers-auth.json(5)).
+const ROOTS: &str = "/run/containers/0/auth.json";
+
 /// Where secrets are looked for, the first place first.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
     files: Vec<PathBuf>,
+    settled: Option<Option<Secret>>,
 }
 
 impl Credentials {
-    /// The usual places: `$REGISTRY_AUTH_FILE` alone if it is set; else `$XDG_RUNTIME_DIR/containers/auth.json`,
-    /// `containers/auth.json` of the configuration directory, `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`.
-    pub fn usual(var: impl Fn(&str) -> Option<std::ffi::OsString>) -> Self {
+    /// The usual places: `$REGISTRY_AUTH_FILE` alone if it is set; else `$XDG_RUNTIME_DIR/containers/auth.json` (for
+    /// root, who may have no such directory, below `/run`), `containers/auth.json` of the configuration directory,
+    /// `$DOCKER_CONFIG/config.json` or `~/.docker/config.json`.
+    pub fn usual(var: impl Fn(&str) -> Option<std::ffi::OsString>, root: bool) -> Self {
         let dir = |name: &str| var(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         if let Some(file) = dir("REGISTRY_AUTH_FILE") {
-            return Self { files: vec![file] };
+            return Self::of_file(file);
         }
         let home = dir("HOME");
         let below_home = |name: &str| home.as_ref().map(|h| h.join(name));
         let files = [
-            dir("XDG_RUNTIME_DIR").map(|d| d.join("containers/auth.json")),
+            dir("XDG_RUNTIME_DIR").map(|d| d.join("containers/auth.json")).or_else(|| root.then(|| ROOTS.into())),
             dir("XDG_CONFIG_HOME").or_else(|| below_home(".config")).map(|d| d.join("containers/auth.json")),
             dir("DOCKER_CONFIG").or_else(|| below_home(".docker")).map(|d| d.join("config.json")),
         ];
-        Self { files: files.into_iter().flatten().collect() }
+        Self { files: files.into_iter().flatten().collect(), settled: None }
     }
 
     /// One file and no other.
     pub fn of_file(file: impl Into<PathBuf>) -> Self {
-        Self { files: vec![file.into()] }
+        Self { files: vec![file.into()], settled: None }
+    }
+
+    /// The same, with what is there for `reference` found already: for those who will not be able to look later.
+    pub fn settled(self, reference: &Reference) -> Result<Self, Error> {
+        let found = self.find(reference)?;
+        Ok(Self { settled: Some(found), ..self })
     }
 
     /// The file that a login is written to.
@@ -78,6 +89,9 @@ impl Credentials {
 
     /// The secret for the repository of `reference`, if there is one.
     pub fn find(&self, reference: &Reference) -> Result<Option<Secret>, Error> {
+        if let Some(settled) = &self.settled {
+            return Ok(settled.clone());
+        }
         for file in &self.files {
             if let Some(secret) = AuthFile::read(file)?.find(reference)? {
                 return Ok(Some(secret));

@@ -197,6 +197,17 @@ impl BlobWriter {
         Ok(())
     }
 
+    /// Throws it away altogether.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn discard(self) -> Result<()> {
+        match &self.to {
+            To::Temp(_) => Ok(()),
+            To::Partial(_, path) => fs::remove_file(path).map_err(Error::at("remove", path)),
+        }
+    }
+
     /// Syncs it and gives it its name; its digest.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use oci_spec::image::{Descriptor, Digest, ImageIndex, ImageIndexBuilder, MediaTy
 
 use super::files::read_json;
 use super::{Error, ErrorKind, Image, Result, Store};
+use crate::registry::parse_reference;
 
 /// The annotation that names a manifest (OCI image specification, annotations.md).
 pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -35,9 +36,9 @@ pub struct Found {
 /// # Errors
 /// Why it is none.
 pub fn parse_name(name: &str) -> Result<Reference> {
-    let reference: Reference = name.parse().map_err(|e| {
-        Error::new(ErrorKind::Bad, format_args!("image name {name:?}: {e}"))
-            .with_hint("[HOST[:PORT]/]NAME[:TAG], in lower case; without a tag, latest is meant")
+    let reference = parse_reference(name).map_err(|e| {
+        let error = Error::new(ErrorKind::Bad, &e);
+        e.what_helps().map_or(error.clone(), |hint| error.with_hint(hint))
     })?;
     // As docker refuses it: it would be taken for an id.
     if name.len() == 64 && name.bytes().all(|b| b.is_ascii_hexdigit()) {

@@ -81,7 +81,7 @@ fn the_usual_places_in_their_order() {
     };
     let who = |vars: &[(&str, &str)]| {
         let var = |name: &str| vars.iter().find(|(k, _)| *k == name).map(|(_, v)| OsString::from(at(v)));
-        match Credentials::usual(var).find(&parse_reference("h.x/a").unwrap()).unwrap() {
+        match Credentials::usual(var, false).find(&parse_reference("h.x/a").unwrap()).unwrap() {
             Some(Secret::Password { user, .. }) => user,
             _ => "nobody".to_owned(),
         }

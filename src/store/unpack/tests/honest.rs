@@ -47,6 +47,16 @@ fn a_blob_that_comes_byte_by_byte() {
 }
 
 #[test]
+fn a_last_block_without_its_padding() {
+    // As umoci insert writes it.
+    let tar = &Make::default().file("a", b"x").0[..513];
+    let root = Handle::Mem(Tree::new(1).root(true));
+    let unpacked = unpack(tar, &root, &Options::default(), &|_| {}).expect("unpacked");
+    assert_eq!((unpacked.entries, unpacked.diff_id), (1, digest::of(tar)));
+    assert_eq!(content(&root, "a"), b"x");
+}
+
+#[test]
 fn kinds_owners_modes_times() {
     let mut suid = header(b'0', b"d/suid", 1);
     suid.set_mode(0o104_755);

@@ -1,0 +1,111 @@
+//! `onlay pull`.
+
+use std::io;
+use std::process::ExitCode;
+
+use oci_spec::image::Digest;
+
+use super::error::Error;
+use super::output::print;
+use super::progress::Bars;
+use super::registry::{RegistryArgs, Transfer};
+use super::store::StoreArgs;
+use crate::registry::{Access, Finished, Part, Platform, Session, Sink};
+use crate::store::{BlobWriter, ErrorKind, Store, familiar, parse_name};
+use crate::vocab::digest::short;
+
+/// Fetch an image from a registry
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Only what is not here yet is fetched, several layers at a time; what an interrupted pull has got is
+used by the next one.
+
+Examples:
+  onlay pull debian:12
+  onlay pull localhost:5000/team/app:1
+  onlay pull --platform linux/arm64 registry.example/app@sha256:4f53..")]
+pub(super) struct Args {
+    /// The image: [HOST[:PORT]/]NAME[:TAG][@DIGEST]
+    #[arg(value_name = "REF")]
+    image: String,
+    /// The image for other machines: OS/ARCH[/VARIANT] [default: this one's]
+    #[arg(long)]
+    platform: Option<Platform>,
+    #[command(flatten)]
+    registry: RegistryArgs,
+    /// No progress, only the id
+    #[arg(short, long)]
+    quiet: bool,
+}
+
+pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
+    let reference = parse_name(&args.image)?;
+    // Before our ids change: a program may be asked, and it is to know who asks.
+    let options = args.registry.options_for(&reference)?;
+    let (store, owners) = store.open_files()?;
+    let _adding = store.adding()?;
+    let bars = Bars::new(args.quiet);
+    let session = Session::open(&reference, &Access::Pull, &options)?;
+    let platform = args.platform.clone().unwrap_or_else(Platform::here);
+    let pulled = session.pull(&platform, &IntoStore(&store), &Transfer { bars: &bars, what: "fetching" })?;
+    let manifest = store.put_blob(&pulled.bytes)?;
+    let image = store.install(&manifest, Some(&reference), owners, &bars)?;
+    let id = short(image.id());
+    let (repository, tag) = familiar(&reference);
+    let text = if args.quiet {
+        format!("{id}\n")
+    } else {
+        let digest = pulled.index.as_ref().unwrap_or(&pulled.digest);
+        format!("Pulled image: {repository}:{tag} ({id})\nDigest: {digest}\n")
+    };
+    print(text.as_bytes())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The store, as the registry sees it.
+struct IntoStore<'a>(&'a Store);
+
+impl Sink for IntoStore<'_> {
+    fn has(&self, digest: &Digest) -> io::Result<bool> {
+        self.0.has_blob(digest).map_err(io::Error::other)
+    }
+
+    fn begin(&self, digest: &Digest) -> io::Result<Option<Box<dyn Part + '_>>> {
+        let writer = self.0.resume_blob(digest).map_err(io::Error::other)?;
+        Ok(writer.map(|writer| Box::new(IntoBlob(writer)) as Box<dyn Part>))
+    }
+}
+
+struct IntoBlob(BlobWriter);
+
+impl io::Write for IntoBlob {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl Part for IntoBlob {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn restart(&mut self) -> io::Result<()> {
+        self.0.restart().map_err(io::Error::other)
+    }
+
+    fn finish(self: Box<Self>, digest: &Digest) -> io::Result<Finished> {
+        match self.0.finish(Some(digest)) {
+            Ok(_) => Ok(Finished::Whole),
+            Err(e) if e.kind() == ErrorKind::Bad => Ok(Finished::Differs),
+            Err(e) => Err(io::Error::other(e)),
+        }
+    }
+
+    fn discard(self: Box<Self>, _: &Digest) -> io::Result<()> {
+        self.0.discard().map_err(io::Error::other)
+    }
+}
