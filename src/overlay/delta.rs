@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::stack::read_marks;
 use super::whiteout::was_plain;
-use super::{Attr, Config, Error, Layers, Lower, Overlay, ROOT};
+use super::{Attr, Config, Error, Layers, Lower, Overlay, ROOT, Upper};
 use crate::layer::Handle;
 use crate::vocab::dialect::{AUFS_OPAQUE, Prefix, aufs_whiteout};
 use crate::vocab::{Errno, Kind, Result};
@@ -39,35 +39,51 @@ pub struct Delta {
     below: Option<Overlay>,
     upper: Handle,
     plain: bool,
+    /// The inode index has something: names that the upper lacks may show its objects.
+    linked: bool,
 }
 
 impl Delta {
     /// Of `upper` to `lowers`, the top one first. `prefix` is the spelling of the marks in all of them. With
     /// `stored_owners` the upper keeps owners in attributes, and what has none there is root's if it is ours.
     ///
+    /// `work` is the upper's work directory: its inode index tells of hard links that were changed by another name.
+    /// Without it they fall apart.
+    ///
     /// # Errors
     /// As [`Overlay::new`].
     pub fn new(
         upper: &Handle,
+        work: Option<&Handle>,
         lowers: &[Handle],
         prefix: Prefix,
         stored_owners: bool,
     ) -> std::result::Result<Self, Error> {
         let plain = was_plain(upper).map_err(|e| Error::new("read the upper directory", e))?;
-        let stack = |layers: Vec<Handle>, stored: bool| {
+        let stack = |upper: Option<Upper>| {
             let config = Config {
                 prefix: Some(prefix),
-                aufs: plain,
-                stored_lowers: if stored { vec![0] } else { Vec::new() },
+                aufs: false,
+                stored_owners: stored_owners && upper.is_some(),
                 ours_as_root: stored_owners,
+                frozen: true,
                 ..Config::default()
             };
-            let lowers = layers.into_iter().map(|dir| Lower { dir }).collect();
-            Overlay::new(Layers { upper: None, lowers }, config)
+            let lowers = lowers.iter().map(|dir| Lower { dir: dir.clone() }).collect();
+            Overlay::new(Layers { upper, lowers }, config)
         };
-        let below = if lowers.is_empty() { None } else { Some(stack(lowers.to_vec(), false)?) };
-        let all = std::iter::once(upper).chain(lowers).cloned().collect();
-        Ok(Self { view: stack(all, stored_owners)?, below, upper: upper.clone(), plain })
+        let below = if lowers.is_empty() { None } else { Some(stack(None)?) };
+        // Something has to be there, though nothing is made in it.
+        let dir = upper.clone();
+        let mut view = stack(Some(Upper { dir, work: work.unwrap_or(upper).clone() }))?;
+        if let (None, Some(upper)) = (work, &mut view.upper) {
+            upper.index = None;
+        }
+        let mut linked = false;
+        if let Some(index) = view.upper.as_ref().and_then(|u| u.index.as_ref()) {
+            index.list(&mut |_| linked = true).map_err(|e| Error::new("read the inode index", e))?;
+        }
+        Ok(Self { view, below, upper: upper.clone(), plain, linked })
     }
 
     /// What all layers together look like: where the content of what is told is to be read.
@@ -112,6 +128,8 @@ struct Walk<'a, E> {
 struct Place {
     path: Vec<u8>,
     view: u64,
+    /// Itself, until it is told: it is as below, and only needed if something in it is told.
+    untold: Option<Attr>,
     /// What is told of it is what differs from this one; all of it where there is none.
     below: Option<Below>,
     names: std::collections::btree_set::IntoIter<Vec<u8>>,
@@ -120,14 +138,14 @@ struct Place {
 /// A directory of the layers below, and the upper's own.
 struct Below {
     ino: u64,
-    upper: Handle,
+    upper: Option<Handle>,
 }
 
 impl<E: From<Unread>> Walk<'_, E> {
     fn run(&mut self) -> std::result::Result<(), E> {
         let root = self.view.getattr(ROOT).map_err(unread(b""))?;
         (self.each)(b"", Said::Here(&root))?;
-        let below = self.delta.map(|(delta, _)| Below { ino: ROOT, upper: delta.upper.clone() });
+        let below = self.delta.map(|(delta, _)| Below { ino: ROOT, upper: Some(delta.upper.clone()) });
         let mut open = vec![self.place(Vec::new(), ROOT, below)?];
         while let Some(at) = open.last_mut() {
             match at.names.next() {
@@ -136,7 +154,7 @@ impl<E: From<Unread>> Walk<'_, E> {
                     open.pop();
                 }
                 Some(name) => {
-                    let deeper = self.step(at, &name)?;
+                    let deeper = self.step(&mut open, &name)?;
                     open.extend(deeper);
                 }
             }
@@ -150,7 +168,7 @@ impl<E: From<Unread>> Walk<'_, E> {
         if let (Some((_, overlay)), Some(below)) = (self.delta, &below) {
             all.extend(names(overlay, below.ino).map_err(unread(&path))?);
         }
-        Ok(Place { path, view, below, names: all.into_iter() })
+        Ok(Place { path, view, untold: None, below, names: all.into_iter() })
     }
 
     fn leave(&self, view: u64, below: Option<u64>) {
@@ -164,8 +182,9 @@ impl<E: From<Unread>> Walk<'_, E> {
         }
     }
 
-    /// Tells of one name; the directory to go on with.
-    fn step(&mut self, at: &Place, name: &[u8]) -> std::result::Result<Option<Place>, E> {
+    /// Tells of one name in the last of the directories on the way; the directory to go on with.
+    fn step(&mut self, open: &mut [Place], name: &[u8]) -> std::result::Result<Option<Place>, E> {
+        let Some(at) = open.last() else { return Ok(None) };
         let path = if at.path.is_empty() { name.to_vec() } else { [&at.path[..], b"/", name].concat() };
         let fail = unread(&path);
         let Some(attr) = found(self.view, at.view, name).map_err(&fail)? else {
@@ -175,42 +194,65 @@ impl<E: From<Unread>> Walk<'_, E> {
             }
             return Ok(None);
         };
+        let is_dir = attr.stat.kind == Kind::Dir;
         let same = match &at.below {
             None => false,
-            Some(below) => !has(&below.upper, name).map_err(&fail)?,
+            Some(Below { upper: Some(upper), .. }) => !has(upper, name).map_err(&fail)?,
+            Some(_) => true,
         };
-        if same {
+        let linked = self.delta.is_some_and(|(delta, _)| delta.linked);
+        // By another name it was changed all the same.
+        let same = same && !(linked && self.view.node(attr.ino).map_err(&fail)?.has_upper());
+        if same && !(linked && is_dir) {
             self.view.forget(attr.ino, 1);
             return Ok(None);
         }
-        (self.each)(&path, Said::Here(&attr))?;
-        if attr.stat.kind != Kind::Dir {
-            self.view.forget(attr.ino, 1);
-            return Ok(None);
-        }
-        let below = match (self.delta, &at.below) {
-            (Some((delta, overlay)), Some(above)) => {
-                let under = found(overlay, above.ino, name).map_err(&fail)?;
-                match under {
-                    Some(under) if under.stat.kind != Kind::Dir => {
-                        overlay.forget(under.ino, 1);
-                        None
-                    }
-                    Some(under) if delta.cuts(&above.upper, name, &path).map_err(&fail)? => {
-                        overlay.forget(under.ino, 1);
-                        (self.each)(&path, Said::Opaque)?;
-                        None
-                    }
-                    Some(under) => {
-                        let upper = above.upper.open_dir(name).map_err(&fail)?;
-                        Some(Below { ino: under.ino, upper })
-                    }
-                    None => None,
+        if !same {
+            for above in open.iter_mut() {
+                if let Some(attr) = above.untold.take() {
+                    (self.each)(&above.path, Said::Here(&attr))?;
                 }
             }
-            _ => None,
+            (self.each)(&path, Said::Here(&attr))?;
+        }
+        if !is_dir {
+            self.view.forget(attr.ino, 1);
+            return Ok(None);
+        }
+        let below = open.last().and_then(|at| at.below.as_ref());
+        let below = self.below(below, name, &path, same)?;
+        let place = self.place(path, attr.ino, below)?;
+        Ok(Some(Place { untold: same.then_some(attr), ..place }))
+    }
+
+    /// What the layers below have under a directory that is told, or looked through.
+    fn below(
+        &mut self,
+        above: Option<&Below>,
+        name: &[u8],
+        path: &[u8],
+        same: bool,
+    ) -> std::result::Result<Option<Below>, E> {
+        let fail = unread(path);
+        let (Some((delta, overlay)), Some(above)) = (self.delta, above) else { return Ok(None) };
+        let Some(under) = found(overlay, above.ino, name).map_err(&fail)? else { return Ok(None) };
+        let cut = match &above.upper {
+            _ if under.stat.kind != Kind::Dir => None,
+            Some(upper) if !same => Some(delta.cuts(upper, name, path).map_err(&fail)?),
+            _ => Some(false),
         };
-        self.place(path, attr.ino, below).map(Some)
+        if cut == Some(false) {
+            let upper = match &above.upper {
+                Some(upper) if !same => Some(upper.open_dir(name).map_err(&fail)?),
+                _ => None,
+            };
+            return Ok(Some(Below { ino: under.ino, upper }));
+        }
+        overlay.forget(under.ino, 1);
+        if cut.is_some() {
+            (self.each)(path, Said::Opaque)?;
+        }
+        Ok(None)
     }
 }
 

@@ -107,8 +107,8 @@ pub struct Config {
     pub ids: IdMaps,
     /// Lower layers, by index, whose ids the kernel maps already (an idmapped mount): they show what it says.
     pub mapped_lowers: Vec<usize>,
-    /// Lower layers, by index, that keep owners in attributes though their root does not say so.
-    pub stored_lowers: Vec<usize>,
+    /// Nothing is written to the upper, not even at the start: it is read as it was left.
+    pub frozen: bool,
     /// What is ours on disk, and has no stored owner, is root's: for layers of one id, read outside of its namespace.
     pub ours_as_root: bool,
     /// Show ids that the id map does not know as root's.
@@ -139,7 +139,7 @@ impl Default for Config {
             stored_attr: STORED_STAT,
             ids: IdMaps::default(),
             mapped_lowers: Vec::new(),
-            stored_lowers: Vec::new(),
+            frozen: false,
             ours_as_root: false,
             foreign_as_root: false,
             aufs: false,

@@ -58,11 +58,17 @@ impl Overlay {
         let mut upper_object = None;
         let mut plain = None;
         if let Some(given) = &layers.upper {
-            (prefix, plain) = choose_dialect(&given.dir, &given.work, &config)?;
+            (prefix, plain) = if config.frozen {
+                let plain = was_plain(&given.dir).map_err(|e| Error::new("upper directory", e))?;
+                (prefix, plain.then_some(Plain::Before))
+            } else {
+                choose_dialect(&given.dir, &given.work, &config)?
+            };
         }
         let inodes = Arc::new(super::inodes::Inodes::new(plain.is_some()));
         if let Some(given) = layers.upper {
             match plain {
+                _ if config.frozen => {}
                 Some(_) => mark_plain(&given.dir).map_err(|e| Error::new("mark the upper directory", e))?,
                 None => mark_root(&given.dir, prefix)?,
             }
@@ -78,7 +84,10 @@ impl Overlay {
                 device: false,
                 devices: false,
             });
-            upper = Some(prepare(given.dir, &given.work, config.volatile, plain)?);
+            upper = Some(match config.frozen {
+                true => as_left(given.dir, given.work, plain)?,
+                false => prepare(given.dir, &given.work, config.volatile, plain)?,
+            });
         }
         let mut lowers = lower_layers(&config, layers.lowers)?;
         for layer in &lowers {
@@ -147,7 +156,7 @@ fn lower_layers(config: &Config, given: Vec<super::Lower>) -> std::result::Resul
         if !seen.insert((st.dev, st.ino)) {
             return Err(Error::refused(format!("lower layer {} is given twice", i + 1), "name each layer once"));
         }
-        let mut stored_owners = config.stored_lowers.contains(&i);
+        let mut stored_owners = false;
         for attr in STORED_STATS {
             stored_owners |= lower.dir.getxattr(b"", attr).map_err(fail)?.is_some();
         }
@@ -291,6 +300,16 @@ fn prepare(
     let index = match given.file_handle(b"").map_err(fail)? {
         Some(_) if plain.is_none() => Some(subdir(given, b"index").map_err(fail)?),
         _ => None,
+    };
+    Ok(UpperTree { root, work, index, whiteout: parking_lot::Mutex::new(None), plain })
+}
+
+/// The upper as the last mount left it, to be read only.
+fn as_left(root: Handle, work: Handle, plain: Option<Plain>) -> std::result::Result<UpperTree, Error> {
+    let index = match work.open_dir(b"index") {
+        Ok(index) => Some(index),
+        Err(Errno::NOENT | Errno::NOTDIR) => None,
+        Err(e) => return Err(Error::new("work directory", e)),
     };
     Ok(UpperTree { root, work, index, whiteout: parking_lot::Mutex::new(None), plain })
 }

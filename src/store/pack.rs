@@ -67,14 +67,30 @@ pub struct Packed {
     pub entries: u64,
 }
 
-/// Packs what `upper` changes in `lowers`, the top one first, into a layer. All have the marks of a store,
-/// `user.overlay.`. Nothing may change the upper meanwhile.
+/// As [`pack_upper`], of an upper whose work directory is not at hand: hard links of lower layers that were changed by one
+/// of their names fall apart.
+///
+/// # Errors
+/// As [`pack_upper`].
+pub fn pack_layer(upper: &Handle, lowers: &[Handle], options: Options, to: impl Write) -> Result<Packed> {
+    pack_upper(upper, None, lowers, options, to)
+}
+
+/// Packs what `upper` changes in `lowers`, the top one first, into a layer. `work` is its work directory, with the inode
+/// index. All have the marks of a store, `user.overlay.`. Nothing is written to any of them, and nothing may change the
+/// upper meanwhile.
 ///
 /// # Errors
 /// What can't be read or written, or can't be said in a layer; the text names it.
-pub fn pack_layer(upper: &Handle, lowers: &[Handle], options: Options, to: impl Write) -> Result<Packed> {
+pub fn pack_upper(
+    upper: &Handle,
+    work: Option<&Handle>,
+    lowers: &[Handle],
+    options: Options,
+    to: impl Write,
+) -> Result<Packed> {
     let stored = options.owners == Owners::Stored;
-    let delta = Delta::new(upper, lowers, Prefix::User, stored).map_err(Error::bad)?;
+    let delta = Delta::new(upper, work, lowers, Prefix::User, stored).map_err(Error::bad)?;
     let mut entries = Entries::new(delta.view(), Sink::new(to, options)?);
     delta.walk::<Error>(&mut |path, said| entries.add(path, said))?;
     entries.finish()

@@ -462,9 +462,9 @@ impl Harness {
         }
     }
 
-    /// The upper, to read.
-    pub(crate) fn upper(&self) -> Handle {
-        self.base(false).open_dir(b"upper").expect("open_dir")
+    /// The upper or its work directory, to read.
+    pub(crate) fn part(&self, name: &[u8]) -> Handle {
+        self.base(false).open_dir(name).expect("open_dir")
     }
 
     /// Without an upper the lowers show the same, and nothing can be changed.
@@ -504,7 +504,7 @@ impl Harness {
     /// The upper as the top one of the lower layers shows the same tree. Hard links of the lowers fall apart, for the
     /// inode index stays behind.
     fn check_as_lower(&self) {
-        let mut lowers = vec![Lower { dir: self.upper() }];
+        let mut lowers = vec![Lower { dir: self.part(b"upper") }];
         lowers.extend(self.lower_layers());
         let config = Config { index: None, ..self.config() };
         let next = Overlay::new(Layers { upper: None, lowers }, config).expect("a union");
