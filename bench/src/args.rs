@@ -47,6 +47,12 @@ pub(crate) struct Args {
     /// Where to work (a filesystem with extended attributes)
     #[arg(long, default_value = "/var/tmp", value_name = "DIR")]
     pub(crate) dir: PathBuf,
+    /// Build an image of ten steps instead, one of which touches 50,000 files (--synthetic), with buildah
+    #[arg(long)]
+    pub(crate) build: bool,
+    /// A root file system as a tar for --build; by default mmdebstrap makes one
+    #[arg(long, value_name = "TAR", requires = "build")]
+    pub(crate) base: Option<PathBuf>,
     /// Never drop the machine's caches
     #[arg(long)]
     pub(crate) warm: bool,

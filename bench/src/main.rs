@@ -1,6 +1,7 @@
 //! Measures onlay side by side with other union filesystems.
 
 mod args;
+mod build;
 mod competitor;
 mod enter;
 mod fixture;
@@ -66,6 +67,16 @@ fn bench(args: &Args) -> Result<ExitCode> {
         eprintln!("not there: {} ({})", m.name, m.hint);
     }
     ensure!(!competitors.is_empty(), "nobody to measure");
+    if args.build {
+        let site = tempfile::Builder::new().prefix("onlay-bench-").tempdir_in(&args.dir)?;
+        let counter = Counter::new(site.path());
+        let files = args.synthetic.unwrap_or(if args.quick { 2_000 } else { 50_000 });
+        let (competitors, base, counter) = (&*competitors, args.base.as_deref(), counter.as_ref().ok());
+        let build = build::Build { competitors, rounds, files, base, site: site.path(), counter };
+        let table = build.run(&watch);
+        run::remove(site.path());
+        return say(&table?);
+    }
     let tools = Tools::find();
     missing.extend(without_tools(&mut workloads, &tools));
     ensure!(!workloads.is_empty(), "nothing left to measure");

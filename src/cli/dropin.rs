@@ -108,7 +108,9 @@ mod tests {
     /// Lines that container tools were seen to pass.
     #[test]
     fn captured_lines_are_understood() {
-        let cases: [(&str, &[&str], bool, bool); 9] = [
+        let rootless = "uidmapping=:0:1:1001:1001:0:1:1002:1002:64535,gidmapping=:0:1:1001:1001:0:1:1002:1002:64535";
+        let rootless = format!("-o lowerdir=/l/A,upperdir=/d,workdir=/w,,volatile,{rootless} /m");
+        let cases: [(&str, &[&str], bool, bool); 14] = [
             ("-o lowerdir=/l/A:/l/B,upperdir=/d,workdir=/w,,volatile /m", &["/l/A", "/l/B"], true, false),
             ("-o lowerdir=/l/A,upperdir=/d,workdir=/w, /m", &["/l/A"], true, false),
             ("-o lowerdir=/ID/diff:/l/B /m", &["/ID/diff", "/l/B"], false, false),
@@ -116,6 +118,16 @@ mod tests {
             ("-o lowerdir=/x,upperdir=/d,workdir=/w,private /m", &["/x"], true, false),
             ("overlay /m -o workdir=/w,upperdir=/d,lowerdir=/A:/B,writeback=0,dev,suid", &["/A", "/B"], true, false),
             ("-f -o lowerdir=/A,upperdir=/d,workdir=/w /m", &["/A"], true, true),
+            (&rootless, &["/l/A"], true, false),
+            ("-o lowerdir=/ID/diff:/ID/empty /m", &["/ID/diff", "/ID/empty"], false, false),
+            ("-o lowerdir=/ID/mapped/0/l/A,upperdir=/d,workdir=/w,volatile /m", &["/ID/mapped/0/l/A"], true, false),
+            ("-o lowerdir=/ID/merged:/l/B,upperdir=/d,workdir=/w,private /m", &["/ID/merged", "/l/B"], true, false),
+            (
+                "-o lowerdir=/DV/l/A:/DV/l/B,upperdir=/DV/ID-init/diff,workdir=/DV/ID-init/work /m",
+                &["/DV/l/A", "/DV/l/B"],
+                true,
+                false,
+            ),
             ("-olowerdir=/A -oupperdir=/d,workdir=/w /m", &["/A"], true, false),
             ("-o lowerdir=/A,context=\"a,b\",upperdir=/d,workdir=/w /m", &["/A"], true, false),
         ];
@@ -130,8 +142,15 @@ mod tests {
             assert_eq!((settings.given.upper.is_some(), args.foreground), (writable, foreground), "{line}");
             assert_eq!(args.places.last(), Some(&PathBuf::from("/m")), "{line}");
             assert_eq!(settings.volatile, line.contains("volatile"), "{line}");
+            assert_eq!(settings.ids.is_identity(), !line.contains("mapping="), "{line}");
             assert_eq!(settings.stored_owners.is_some(), line.contains("xattr_permissions"), "{line}");
         }
+    }
+
+    #[test]
+    fn version_is_asked_for_without_a_mountpoint() {
+        let args = Args::try_parse_from(["x", "--version"]).unwrap();
+        assert!(args.version && args.places.is_empty());
     }
 
     #[test]

@@ -43,18 +43,11 @@ const NO_EFFECT: &[&str] = &[
     "default_permissions",
     "noatime",
     "private",
-    "xino",
     "ino32_t",
     "noino32_t",
-    "redirect_dir",
-    "metacopy",
-    "index",
     "noacl",
-    "fast_ino",
-    "fsync",
     "sync",
     "async",
-    "threaded",
     "clone_fd",
     "kernel_cache",
     "auto_cache",
@@ -117,6 +110,10 @@ impl Settings {
             "upperdir" => self.given.upper = Some(path(&unescape(needed()?))),
             "workdir" => self.given.work = Some(path(&unescape(needed()?))),
             "timeout" => self.tuning.ttl = seconds(needed()?)?,
+            "xino" => one_of(name, value, &["on", "off", "auto"])?,
+            "redirect_dir" => one_of(name, value, &["on", "off", "follow", "nofollow"])?,
+            "metacopy" | "index" => one_of(name, value, &["on", "off"])?,
+            "fsync" | "threaded" | "writeback" | "fast_ino" => one_of(name, value, &["0", "1"])?,
             "fsname" | "source" => self.mount.source = String::from_utf8_lossy(&unescape(needed()?)).into_owned(),
             "userxattr" => self.prefix = Some(Prefix::User),
             "ro" => self.mount.read_only = true,
@@ -165,8 +162,8 @@ fn stored_owners(value: &[u8]) -> Result<Option<&'static [u8]>, Error> {
         b"0" => Ok(None),
         b"1" => Ok(Some(PRIVILEGED_STORED_STAT)),
         b"2" => Ok(Some(STORED_STAT)),
-        other => Err(Error::new(format!("option xattr_permissions={}", String::from_utf8_lossy(other)))
-            .hint("0, 1 (security.fuseoverlayfs.override_stat) or 2 (user.containers.override_stat)")),
+        other => Err(Error::new(format!("option xattr_permissions={}: no such value", String::from_utf8_lossy(other)))
+            .hint("allowed are: 0, 1 (security.fuseoverlayfs.override_stat) or 2 (user.containers.override_stat)")),
     }
 }
 
@@ -202,6 +199,18 @@ fn transport(value: &[u8]) -> Result<Option<Transport>, Error> {
         b"uring" => Ok(Some(Transport::Uring)),
         other => Err(Error::new(format!("option transport={}: not a choice", String::from_utf8_lossy(other)))
             .hint("uring, device, fuser or auto: -o transport=device")),
+    }
+}
+
+/// Checks the value of an option that changes nothing here: a wrong one is a mistake all the same.
+fn one_of(name: &str, value: Option<&[u8]>, allowed: &[&str]) -> Result<(), Error> {
+    match value {
+        Some(given) if !allowed.iter().any(|a| a.as_bytes() == given) => {
+            let given = String::from_utf8_lossy(given);
+            Err(Error::new(format!("option {name}={given}: no such value"))
+                .hint(format!("allowed are: {}", allowed.join(", "))))
+        }
+        _ => Ok(()),
     }
 }
 

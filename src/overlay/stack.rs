@@ -262,8 +262,11 @@ impl Overlay {
         let dir = &dirs[0];
         let pos = LowerPos { dir: dir.clone(), name: name.into() };
         let stored = self.layers[dir.layer].stored_owners;
-        // A metacopy in the bottom layer has no data anywhere, which must be told; on disk it is all hole.
-        let hollow = self.config.marked_bottom && stat.blocks == 0 && stat.size > 0;
+        // A metacopy is all hole on disk, but for the blocks of its attributes. That its directory is in this layer only
+        // says nothing: it may have been moved here. In the bottom layer it has no data anywhere, which must be told.
+        let bottom = dir.layer + 1 == self.layers.len();
+        let attributes = if bottom { 0 } else { 2 * u64::from(stat.blksize) / 512 };
+        let hollow = (self.config.marked_bottom || !bottom) && stat.blocks <= attributes && stat.size > 0;
         if stat.kind != Kind::File || (dirs.len() == 1 && !(stored || dir.attr_whiteouts || dir.devices || hollow)) {
             return Ok(Some(Lower::Other { pos, data: None, stat: self.shown_lower(dir.layer, stat, None) }));
         }

@@ -16,6 +16,8 @@ use crate::tree::{cases, holds, same};
 
 cases!("docker": classic.onlay().by(&[User::Root]).engine().slow(600));
 
+/// Debian's program.
+const REGISTRY: &str = "/usr/bin/docker-registry";
 /// Debian's client; one of another origin may come first in PATH.
 const CLIENT: &str = "/usr/bin/docker";
 
@@ -71,8 +73,8 @@ impl Dockerd {
 }
 
 /// The files of each layer of an image, as `docker save` writes them.
-fn saved_layers(e: &Engine, image: &str) -> Result<Vec<Vec<String>>> {
-    let at = e.path("saved");
+fn saved_layers(e: &Engine, image: &str, to: &str) -> Result<Vec<Vec<String>>> {
+    let at = e.path(to);
     fs::create_dir(&at)?;
     e.call(&["save", "-o", &format!("{at}.tar"), image])?;
     Out::of(Command::new("tar").args(["-xf", &format!("{at}.tar"), "-C", &at]))?.ok()?;
@@ -81,7 +83,66 @@ fn saved_layers(e: &Engine, image: &str) -> Result<Vec<Vec<String>>> {
     layers.iter().map(|l| files_of(&format!("{at}/{}", l.as_str().context("no name")?))).collect()
 }
 
-/// Classic builds, run, diff, commit, save and load.
+/// A registry on the loopback.
+struct Registry {
+    child: Child,
+    address: String,
+}
+
+impl Registry {
+    /// Starts one; `None` where the program is not installed.
+    fn start(e: &Engine) -> Result<Option<Self>> {
+        if !Path::new(REGISTRY).exists() {
+            return Ok(None);
+        }
+        // A port that was free a moment ago.
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let address = format!("127.0.0.1:{port}");
+        let config = e.path("registry.yml");
+        let text = format!(
+            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {address}}}\n",
+            e.path("registry")
+        );
+        fs::write(&config, text)?;
+        let file = File::create(e.path("registry.log"))?;
+        let mut cmd = e.command(REGISTRY);
+        cmd.args(["serve", &config]).stdout(file.try_clone()?).stderr(file);
+        let mut registry = Self { child: cmd.spawn().context("docker-registry")?, address };
+        let end = Instant::now() + Duration::from_secs(30);
+        while std::net::TcpStream::connect(&registry.address).is_err() {
+            if registry.child.try_wait()?.is_some() || Instant::now() > end {
+                let said = fs::read_to_string(e.path("registry.log")).unwrap_or_default();
+                registry.stop()?;
+                anyhow::bail!("docker-registry does not start: {said}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(Some(registry))
+    }
+
+    fn stop(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+}
+
+/// Pushes an image, forgets it, pulls it: it is the same one.
+fn through_a_registry(e: &Engine, image: &str, registry: &Registry) -> Result<()> {
+    let remote = format!("{}/x/{image}", registry.address);
+    let layers = |name: &str| e.call(&["inspect", "--format", "{{.RootFS.Layers}}", name]);
+    let before = layers(image)?;
+    e.call(&["tag", image, &remote])?;
+    e.call(&["push", "-q", &remote])?;
+    e.call(&["rmi", "-f", &remote, image])?;
+    e.call(&["pull", "-q", &remote])?;
+    same!(layers(&remote)?, before);
+    same!(e.sh(&remote, LOOK)?.replace("600 0:0 3", "600 0:0 2") + "\n", BUILT);
+    e.call(&["tag", &remote, image])?;
+    e.call(&["rmi", &remote]).map(drop)
+}
+
+/// Classic builds and BuildKit's, run, diff, commit, save and load, push and pull.
 fn classic(cx: &mut Ctx) -> Result<()> {
     if !Path::new("/usr/sbin/dockerd").exists() || !Path::new(CLIENT).exists() {
         return Err(skip("there is no dockerd (package docker.io)"));
@@ -109,8 +170,25 @@ fn session(e: &Engine) -> Result<()> {
     same!(e.sh("localhost/base:1", "test /hl/a -ef /hl/b && stat -c %h /hl/a")?, "2");
     e.call(&["build", "-q", "--network", "none", "--no-cache", "-f", "Containerfile", "-t", "built:1", "."])?;
     same!(e.sh("built:1", LOOK)? + "\n", BUILT);
-    check_layers(&saved_layers(e, "built:1")?)?;
+    check_layers(&saved_layers(e, "built:1", "saved")?)?;
     changes_of_a_container(e)?;
+    // BuildKit has snapshots of its own, on the same driver; it is in dockerd, and what it builds is the same.
+    let buildkit = |tag: &str| {
+        let build = ["build", "-q", "--network", "none", "--no-cache", "-f", "Containerfile", "-t", tag, "."];
+        e.run_with("DOCKER_BUILDKIT", "1", &build)
+    };
+    buildkit("kit:1")?;
+    // It does not unpack what it built: an upper is a layer as it is, and has the names of its inode index on disk.
+    same!(e.sh("kit:1", LOOK)?.replace("600 0:0 3", "600 0:0 2") + "\n", BUILT);
+    check_layers(&saved_layers(e, "kit:1", "kit")?)?;
+    match Registry::start(e)? {
+        None => println!("there is no docker-registry: nothing is pushed"),
+        Some(registry) => {
+            let done = through_a_registry(e, "built:1", &registry).and_then(|()| through_a_registry(e, "kit:1", &registry));
+            registry.stop()?;
+            done?;
+        }
+    }
     let tar = format!("{}.tar", e.path("saved"));
     e.call(&["rmi", "-f", "changed:1", "built:1"])?;
     e.call(&["load", "-q", "-i", &tar])?;

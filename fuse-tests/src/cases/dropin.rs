@@ -17,7 +17,7 @@ use crate::tree::{Tree, cases, fails, holds, same};
 
 cases!("dropin":
     containerd.onlay().privileged(), mount_type.onlay().by(&[User::Root]), apptainer.onlay(), enroot.onlay(),
-    docker_init_layer.onlay(), cycles.onlay().slow(300), accepted.onlay(), fewer_attributes.onlay(), version.onlay(),
+    docker_init_layer.onlay(), cycles.onlay().slow(300), accepted.onlay(), timeout.onlay(), xino.onlay(), fewer_attributes.onlay(), version.onlay(),
     id_maps.onlay().privileged(), ids_in_acls.onlay().privileged(), squash.onlay().privileged(), stored_owners.onlay().privileged(),
     stored_owners_below.onlay().privileged(), volatile.onlay(), bad_values.onlay(),
 );
@@ -228,6 +228,38 @@ fn zombies_of(parent: u32) -> Result<Vec<String>> {
         }
     }
     Ok(found)
+}
+
+/// `timeout`: what is changed behind the mount's back shows when the time is over.
+fn timeout(cx: &mut Ctx) -> Result<()> {
+    cx.dir.file("l/f", "x")?.dir("l/d")?;
+    let m = mount(cx, ",timeout=0.2")?;
+    holds!(!m.has("late")? && !m.has("d/late")?);
+    cx.dir.file("l/late", "l")?;
+    until("a name made below", Duration::from_secs(20), || m.has("late"))?;
+    same!(m.read("late")?, "l");
+    umount(cx, &cx.m.0)
+}
+
+/// `xino`: whatever it says, one device and one number for everything, and the same one after another mount.
+fn xino(cx: &mut Ctx) -> Result<()> {
+    cx.dir.file("l/f", "x")?.file("l/d/g", "")?.file("k/h", "")?;
+    let mut before = None;
+    for value in ["on", "off", "auto"] {
+        call(cx, &options(cx, &["l", "k"], &format!(",xino={value}")), &cx.m.0)?.ok()?;
+        let m = &cx.m;
+        let mut all = Vec::new();
+        for name in ["", "f", "d", "d/g", "h"] {
+            let st = m.stat(name)?;
+            holds!(st.dev() == m.stat("")?.dev(), "{name} is on another device");
+            all.push(st.ino());
+        }
+        let seen = before.get_or_insert_with(|| all.clone());
+        same!((value, &all), (value, &*seen));
+        umount(cx, &cx.m.0)?;
+        cx.wait_for_daemons()?;
+    }
+    Ok(())
 }
 
 /// Options that change nothing here or ask for how it always is.
@@ -464,9 +496,22 @@ fn volatile(cx: &mut Ctx) -> Result<()> {
 
 fn bad_values(cx: &mut Ctx) -> Result<()> {
     cx.dir.file("l/f", "x")?;
-    for bad in ["uidmapping=0:1", "gidmapping=0:x:1", "squash_to_uid=me", "xattr_permissions=3", "timeout=soon"] {
+    for (bad, allowed) in [
+        ("uidmapping=0:1", "triples"),
+        ("gidmapping=0:x:1", "triples"),
+        ("squash_to_uid=me", "a number"),
+        ("xattr_permissions=3", "0, 1"),
+        ("timeout=soon", "1.5"),
+        ("xino=maybe", "on, off, auto"),
+        ("redirect_dir=1", "on, off"),
+        ("metacopy=yes", "on, off"),
+        ("fsync=2", "0, 1"),
+        ("threaded=many", "0, 1"),
+    ] {
         let out = call(cx, &options(cx, &["l"], &format!(",{bad}")), &cx.m.0)?;
-        super::bad_input::is_clear(&out, bad.split('=').next().unwrap_or_default())?;
+        super::bad_input::is_clear(&out, bad)?;
+        holds!(out.stderr.contains(allowed), "what is allowed is not told: {}", out.stderr);
+        holds!(mounts_below(&cx.dir.0)?.is_empty());
     }
     Ok(())
 }

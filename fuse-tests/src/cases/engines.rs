@@ -182,6 +182,13 @@ impl Engine {
         self.run(self.program, &[&global, args].concat())
     }
 
+    /// The same, with one more variable in its environment.
+    pub(super) fn run_with(&self, variable: &str, value: &str, args: &[&str]) -> Result<String> {
+        let mut cmd = self.command(self.program);
+        cmd.args(&self.global).args(args).env(variable, value);
+        Ok(Out::of(&mut cmd)?.ok().with_context(|| args.join(" "))?.stdout.trim_end().to_owned())
+    }
+
     /// What a shell prints in a new container of an image.
     pub(super) fn sh(&self, image: &str, script: &str) -> Result<String> {
         self.call(&[&["run", "--rm"], self.run_flags, &[image, "sh", "-c", script]].concat())

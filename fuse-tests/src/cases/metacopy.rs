@@ -14,12 +14,30 @@ cases!("metacopy":
     metadata_only.union().kernel_deviates_rootless(NOT_ROOTLESS),
     then_data.union().kernel_deviates_rootless(NOT_ROOTLESS),
     renamed_far.union().kernel_deviates_rootless(NOT_ROOTLESS), truncated, in_lower_layer.union().by(&[User::Root]),
-    linked, size_and_blocks,
+    linked, size_and_blocks, upper_as_a_layer.onlay(),
 );
 
 fn data_blocks(t: &Tree, name: &str) -> Result<u64> {
     // A block of attributes may be there.
     Ok(t.stat(name)?.blocks().saturating_sub(8))
+}
+
+/// BuildKit and buildah do that: what was an upper is a layer of the next mount, as it is. A file that moved into a
+/// directory which only that layer has still finds its data.
+fn upper_as_a_layer(cx: &mut Ctx) -> Result<()> {
+    let low = cx.lower()?;
+    low.file("tree/t", "text")?.file("tree/big", vec![b'b'; 9000])?.file("l/a", "linked")?.hard("l/a", "l/b")?;
+    let m = cx.mount()?;
+    m.dir("tree/new")?.mv("tree/t", "tree/new/t")?.mv("tree/big", "tree/new/big")?.mode("tree/new/big", 0o600)?;
+    m.hard("l/a", "tree/new/a")?.rm("l/b")?;
+    cx.umount()?;
+    cx.wait_for_daemons()?;
+    let path = |t: &Tree| t.0.display().to_string();
+    let args = ["mount", "--lower", &path(&cx.upper), "--lower", &path(&low), &path(&cx.m)];
+    cx.onlay(&args)?.ok()?;
+    let seen = (m.read("tree/new/t")?, m.read("tree/new/big")?, m.read("tree/new/a")?, m.ls("l")?);
+    same!(seen, ("text".to_owned(), "b".repeat(9000), "linked".to_owned(), "a".to_owned()));
+    cx.onlay(&["umount", &path(&cx.m)])?.ok().map(drop)
 }
 
 fn metadata_only(cx: &mut Ctx) -> Result<()> {

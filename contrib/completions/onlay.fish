@@ -1,0 +1,1 @@
+onlay completions fish | source
