@@ -37,6 +37,21 @@ impl Error {
         self
     }
 
+    /// The line.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What may help.
+    pub(super) fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// The exit code, where it brings one.
+    pub(super) fn code(&self) -> Option<u8> {
+        self.code
+    }
+
     /// Sets the exit code where the error brings none.
     pub(super) fn or_code(mut self, code: u8) -> Self {
         self.code = self.code.or(Some(code));

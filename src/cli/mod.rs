@@ -1,12 +1,14 @@
 //! The command line: one file per verb.
 
 mod completions;
+mod containers;
 mod create;
 mod daemon;
 mod df;
 mod diff;
 mod dropin;
 mod error;
+mod exec;
 mod gc;
 mod history;
 mod images;
@@ -16,6 +18,7 @@ mod layers;
 mod limits;
 mod load;
 mod login;
+mod logs;
 mod mount;
 mod options;
 mod output;
@@ -28,8 +31,11 @@ mod rm;
 mod rmi;
 mod run;
 mod save;
+mod start;
+mod stop;
 mod store;
 mod tag;
+mod top;
 mod umount;
 
 use std::ffi::OsString;
@@ -65,6 +71,24 @@ enum Verb {
     Create(Box<create::Args>),
     /// List containers
     Ps(ps::Args),
+    /// Run one more command in a container
+    Exec(Box<exec::Args>),
+    /// Print what a detached container has printed
+    Logs(logs::Args),
+    /// Start containers again
+    Start(start::StartArgs),
+    /// End containers in order
+    Stop(stop::StopArgs),
+    /// Stop containers and start them again
+    Restart(start::RestartArgs),
+    /// Send a signal to containers
+    Kill(stop::KillArgs),
+    /// Wait for the end of containers
+    Wait(stop::WaitArgs),
+    /// List the processes of a container
+    Top(top::TopArgs),
+    /// Print what containers use
+    Stats(top::StatsArgs),
     /// Remove containers
     Rm(rm::Args),
     /// List images
@@ -117,7 +141,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
                 return e.print().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
             }
             // As docker's: 2 could be the command's own.
-            let run = args.get(1).is_some_and(|verb| verb == "run");
+            let run = args.get(1).is_some_and(|verb| verb == "run" || verb == "exec");
             return Error::usage(&e).or_code(if run { run::FAILED } else { USAGE }).report();
         }
     };
@@ -128,6 +152,15 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Verb::Diff(args) => diff::run(&args, &onlay.store),
         Verb::Create(args) => create::run(&args, &onlay.store),
         Verb::Ps(args) => ps::run(&args, &onlay.store),
+        Verb::Exec(args) => exec::run(&args, &onlay.store),
+        Verb::Logs(args) => logs::run(&args, &onlay.store),
+        Verb::Start(args) => start::run_start(&args, &onlay.store),
+        Verb::Stop(args) => stop::run_stop(&args, &onlay.store),
+        Verb::Restart(args) => start::run_restart(&args, &onlay.store),
+        Verb::Kill(args) => stop::run_kill(&args, &onlay.store),
+        Verb::Wait(args) => stop::run_wait(&args, &onlay.store),
+        Verb::Top(args) => top::run_top(&args, &onlay.store),
+        Verb::Stats(args) => top::run_stats(&args, &onlay.store),
         Verb::Rm(args) => rm::run(&args, &onlay.store),
         Verb::Df(args) => df::run(&args, &onlay.store),
         Verb::Images(args) => images::run(&args, &onlay.store),

@@ -2,19 +2,23 @@
 
 use std::process::ExitCode;
 
+use super::containers::kill;
 use super::error::Error;
 use super::output::print;
 use super::store::StoreArgs;
-use crate::store::Store;
+use crate::store::{Status, Store};
 
 /// Remove containers, with all that they wrote
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-A container that runs is not removed.
+A container that runs is only removed with --force: it is killed.
 
 Example:
   onlay rm web")]
 pub(super) struct Args {
+    /// Kill those that run
+    #[arg(short, long)]
+    force: bool,
     /// The containers: names, or ids or their first digits
     #[arg(required = true)]
     containers: Vec<String>,
@@ -24,7 +28,7 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     let (store, _) = store.open_files()?;
     let mut failed = None;
     for name in &args.containers {
-        match remove(&store, name) {
+        match remove(&store, name, args.force) {
             Ok(()) => print(format!("{name}\n").as_bytes())?,
             Err(e) => {
                 if let Some(first) = failed.replace(e) {
@@ -36,8 +40,15 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
-fn remove(store: &Store, name: &str) -> Result<(), Error> {
+fn remove(store: &Store, name: &str, force: bool) -> Result<(), Error> {
     let container = store.container(name)?;
+    if force && container.status()? == Status::Running {
+        kill(&container)?;
+        if container.state()?.remove {
+            // It has removed itself.
+            return Ok(());
+        }
+    }
     let running = container.take()?;
     Ok(store.remove_container(&container, running)?)
 }

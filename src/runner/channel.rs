@@ -15,7 +15,11 @@ use nix::unistd::Pid;
 use super::Error;
 use crate::sys::fd::own;
 
-const MAX_PACKET: usize = 16 * 1024;
+/// A packet may be as long as the kernel's default for a socket's buffer allows (net.core.wmem_default, less overhead).
+pub(super) const MAX_PACKET: usize = 160 * 1024;
+
+/// As many descriptors come along at most.
+const MAX_FDS: usize = 4;
 
 /// What one process tells another.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +34,10 @@ pub(super) enum Message {
     Terminal,
     /// Command: about to be executed; the packet carries its process id.
     Starting,
+    /// Who asks for it: start this process (JSON). Its reply channel, standard input, output and error come along.
+    Exec(String),
+    /// Init: the command was executed.
+    Running,
     /// Init: the command was stopped.
     Stopped,
     /// Anyone: the user should know.
@@ -50,8 +58,8 @@ pub(super) struct Received {
     pub(super) message: Message,
     /// The sender, in the receiver's pid namespace.
     pub(super) sender: Option<Pid>,
-    /// A descriptor that came along.
-    pub(super) fd: Option<OwnedFd>,
+    /// Descriptors that came along.
+    pub(super) fds: Vec<OwnedFd>,
 }
 
 /// The parent's end and the supervisor's.
@@ -62,14 +70,20 @@ pub(super) fn pair() -> Result<(Channel, Channel), Errno> {
 }
 
 impl Channel {
+    /// The end that came as a descriptor.
+    pub(super) fn of(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
     /// Sends; false if nobody is there to hear it.
     pub(super) fn send(&self, message: &Message) -> bool {
         self.send_packet(message, &[])
     }
 
-    /// The same, with a descriptor.
-    pub(super) fn send_with(&self, message: &Message, fd: BorrowedFd<'_>) -> bool {
-        self.send_packet(message, &[ControlMessage::ScmRights(&[fd.as_raw_fd()])])
+    /// The same, with descriptors.
+    pub(super) fn send_with(&self, message: &Message, fds: &[BorrowedFd<'_>]) -> bool {
+        let fds: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+        self.send_packet(message, &[ControlMessage::ScmRights(&fds)])
     }
 
     fn send_packet(&self, message: &Message, control: &[ControlMessage<'_>]) -> bool {
@@ -86,20 +100,20 @@ impl Channel {
     /// The next message; `None` when the other end is closed.
     pub(super) fn receive(&self) -> Result<Option<Received>, Errno> {
         let mut buf = vec![0; MAX_PACKET];
-        let mut space = nix::cmsg_space!(libc::ucred, RawFd);
-        let (len, sender, fd) = loop {
+        let mut space = nix::cmsg_space!(libc::ucred, [RawFd; MAX_FDS]);
+        let (len, sender, fds) = loop {
             let mut iov = [IoSliceMut::new(&mut buf)];
             match recvmsg::<()>(self.0.as_raw_fd(), &mut iov, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
                 Ok(r) => {
-                    let (mut sender, mut fd) = (None, None);
+                    let (mut sender, mut fds) = (None, Vec::new());
                     for c in r.cmsgs()? {
                         match c {
                             ControlMessageOwned::ScmCredentials(c) => sender = Some(Pid::from_raw(c.pid())),
-                            ControlMessageOwned::ScmRights(fds) => fd = fds.into_iter().map(own).next(),
+                            ControlMessageOwned::ScmRights(came) => fds.extend(came.into_iter().map(own)),
                             _ => {}
                         }
                     }
-                    break (r.bytes, sender, fd);
+                    break (r.bytes, sender, fds);
                 }
                 Err(Errno::EINTR) => {}
                 Err(Errno::ECONNRESET) => return Ok(None),
@@ -109,7 +123,7 @@ impl Channel {
         if len == 0 {
             return Ok(None);
         }
-        Ok(Some(Received { message: decode(&buf[..len]).ok_or(Errno::EBADMSG)?, sender, fd }))
+        Ok(Some(Received { message: decode(&buf[..len]).ok_or(Errno::EBADMSG)?, sender, fds }))
     }
 }
 
@@ -125,6 +139,13 @@ impl AsRawFd for Channel {
     }
 }
 
+impl Message {
+    /// The length of its packet.
+    pub(super) fn len(&self) -> usize {
+        encode(self).len()
+    }
+}
+
 fn encode(message: &Message) -> Vec<u8> {
     let (kind, number, text) = match message {
         Message::NeedMaps => (b'n', 0, String::new()),
@@ -132,6 +153,8 @@ fn encode(message: &Message) -> Vec<u8> {
         Message::Signal(s) => (b'k', *s as u8, String::new()),
         Message::Terminal => (b't', 0, String::new()),
         Message::Starting => (b's', 0, String::new()),
+        Message::Exec(process) => (b'x', 0, process.clone()),
+        Message::Running => (b'r', 0, String::new()),
         Message::Stopped => (b'z', 0, String::new()),
         Message::Warning(w) => (b'w', 0, w.clone()),
         Message::Failed(e) => (b'f', e.code, format!("{}\0{}", e.text, e.hint.as_deref().unwrap_or(""))),
@@ -152,6 +175,8 @@ fn decode(packet: &[u8]) -> Option<Message> {
         b'k' => Message::Signal(i32::from(*number)),
         b't' => Message::Terminal,
         b's' => Message::Starting,
+        b'x' => Message::Exec(text.into_owned()),
+        b'r' => Message::Running,
         b'z' => Message::Stopped,
         b'w' => Message::Warning(text.into_owned()),
         b'f' => {
@@ -178,6 +203,8 @@ mod tests {
             Message::Signal(15),
             Message::Starting,
             Message::Terminal,
+            Message::Exec("{}".into()),
+            Message::Running,
             Message::Stopped,
             Message::Warning("w".into()),
             Message::Failed(failed),
@@ -190,8 +217,8 @@ mod tests {
             assert!(a.send(&m));
             assert_eq!(b.receive().unwrap().unwrap().message, m);
         }
-        assert!(b.send_with(&Message::Terminal, std::io::stderr().as_fd()));
-        assert!(a.receive().unwrap().unwrap().fd.is_some());
+        assert!(b.send_with(&Message::Terminal, &[std::io::stderr().as_fd()]));
+        assert_eq!(a.receive().unwrap().unwrap().fds.len(), 1);
         drop(b);
         assert!(a.receive().unwrap().is_none());
         assert!(!a.send(&Message::NeedMaps));

@@ -4,26 +4,37 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::{Pid, sethostname};
+use nix::unistd::{Pid, pipe2, sethostname};
 use rustix::process::WaitOptions;
 
-use super::channel::{Channel, Message};
+use super::channel::{Channel, Message, Received};
+use super::error::RUNNER_FAILED;
 use super::inside::{Failure, Roots};
 use super::parent::{Origin, USUAL_UMASK};
-use super::plan::Step;
+use super::plan::{self, Step};
 use super::process::{self, Start, become_command};
 use super::signals::Signals;
 use super::terminal::{Own, Terminal};
-use super::{Error, Plan, Spec};
+use super::{Error, Plan, Process, Spec};
 use crate::sys::net::loopback_up;
 use crate::sys::process::{Fork, close_all_but, end_with, fork};
 
+/// Init's ends of two channels.
+pub(super) struct Ends<'a> {
+    /// To the parent: the supervisor's, only to send.
+    pub(super) up: &'a Channel,
+    /// To the supervisor alone.
+    pub(super) link: &'a Channel,
+}
+
 /// Its life, in the forked child; returns its exit code, which is the command's.
-pub(super) fn live(spec: &Spec, plan: &Plan, view: &Path, channel: &Channel, origin: &Origin) -> i32 {
-    match make_inside(plan, view, channel).and_then(|root| attend(spec, plan, &root, channel, origin)) {
+pub(super) fn live(spec: &Spec, plan: &Plan, view: &Path, ends: &Ends<'_>, origin: &Origin) -> i32 {
+    let channel = ends.up;
+    match make_inside(plan, view, ends).and_then(|root| attend(spec, plan, &root, ends, origin)) {
         Ok(code) => i32::from(code),
         Err(e) => {
             let code = e.code;
@@ -33,11 +44,12 @@ pub(super) fn live(spec: &Spec, plan: &Plan, view: &Path, channel: &Channel, ori
     }
 }
 
-fn make_inside(plan: &Plan, view: &Path, channel: &Channel) -> Result<OwnedFd, Error> {
+fn make_inside(plan: &Plan, view: &Path, ends: &Ends<'_>) -> Result<OwnedFd, Error> {
     set_pdeathsig(Signal::SIGKILL).map_err(|e| Error::new("prctl PR_SET_PDEATHSIG", e))?;
     // Above all the FUSE device: were it open here too, the death of who serves the view would not end the view, and
     // we would wait for its answers for ever.
-    close_all_but(channel.as_raw_fd()).map_err(|e| Error::new("close_range", e))?;
+    let channel = ends.up;
+    close_all_but(&[channel.as_raw_fd(), ends.link.as_raw_fd()]).map_err(|e| Error::new("close_range", e))?;
     rustix::process::umask(USUAL_UMASK);
     let roots = Roots::open(view).map_err(|e| Error::new("open the view", e))?;
     let mut place = Place::Outside(roots);
@@ -92,39 +104,110 @@ fn errno(e: Errno) -> Failure {
     rustix::io::Errno::from_raw_os_error(e as i32).into()
 }
 
-/// Starts the command; reaps and sends signals on until it has ended. The rest of the namespace dies with us.
-fn attend(spec: &Spec, plan: &Plan, root: &OwnedFd, channel: &Channel, origin: &Origin) -> Result<u8, Error> {
-    let mut terminal = None;
-    if spec.process.terminal {
-        let (master, own) = Own::new(root).map_err(|e| Error::new("new terminal", e))?;
-        channel.send_with(&Message::Terminal, master.as_fd());
-        terminal = Some(own);
-    }
+/// A process started later.
+struct Extra {
+    pid: Pid,
+    /// To who asked for it.
+    reply: Channel,
+    /// Closed by its exec.
+    starting: Option<OwnedFd>,
+}
+
+/// Starts the command; reaps, sends signals on, and starts what else is asked for, until the command has ended. The rest
+/// of the namespace dies with us.
+fn attend(spec: &Spec, plan: &Plan, root: &OwnedFd, ends: &Ends<'_>, origin: &Origin) -> Result<u8, Error> {
+    let channel = ends.up;
     let signals = Signals::block().map_err(|e| Error::new("signalfd", e))?;
-    let command = match fork().map_err(|e| Error::new("fork", e))? {
-        Fork::Child => end_with(|| {
-            let start = Start { process: &spec.process, entry: plan.entry(), root, origin, terminal: terminal.take() };
-            let error = become_command(start, channel);
-            let code = error.code;
-            channel.send(&Message::Failed(error));
-            i32::from(code)
-        }),
-        Fork::Parent(command) => command,
-    };
-    // Held open here, its end would never be seen.
-    drop(terminal);
+    let start = Start { process: &spec.process, entry: plan.entry(), root, origin, terminal: None, stdio: None };
+    let (command, mut starting) = spawn(start, channel)?;
+    let mut extras: Vec<Extra> = Vec::new();
+    let mut linked = true;
     loop {
-        let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        let ready = PollFlags::POLLIN;
+        let mut fds = vec![PollFd::new(signals.as_fd(), ready)];
+        let pipes = std::iter::once(&starting).chain(extras.iter().map(|e| &e.starting)).flatten();
+        fds.extend(pipes.map(|fd| PollFd::new(fd.as_fd(), ready)));
+        if linked {
+            fds.push(PollFd::new(ends.link.as_fd(), ready));
+        }
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => {}
             done => drop(done.map_err(|e| Error::new("poll", e))?),
         }
+        let asked = linked && fds.last().and_then(PollFd::any).unwrap_or(false);
+        announce(&mut starting, channel);
+        extras.iter_mut().for_each(|e| announce(&mut e.starting, &e.reply));
         while let Some(signal) = signals.next().map_err(|e| Error::new("signalfd", e))? {
             if signal != Signal::SIGCHLD {
                 pass_on(signal, command, origin.terminal).map_err(|e| Error::new("signal to the command", e))?;
-            } else if let Some(code) = reap(command, channel).map_err(|e| Error::new("waitpid", e))? {
+            } else if let Some(code) = reap(command, &mut extras, channel).map_err(|e| Error::new("waitpid", e))? {
                 return Ok(code);
             }
+        }
+        if asked {
+            match ends.link.receive().map_err(|e| Error::new("receive", e))? {
+                Some(Received { message: Message::Exec(json), fds, .. }) => {
+                    extras.extend(start_extra(spec, &json, fds, root, origin));
+                }
+                Some(_) => {}
+                None => linked = false,
+            }
+        }
+    }
+}
+
+/// Forks a process that becomes a command; its end of the pipe that is returned closes with the exec.
+fn spawn(mut start: Start<'_>, channel: &Channel) -> Result<(Pid, Option<OwnedFd>), Error> {
+    if start.process.terminal {
+        let (master, own) = Own::new(start.root).map_err(|e| Error::new("new terminal", e))?;
+        channel.send_with(&Message::Terminal, &[master.as_fd()]);
+        start.terminal = Some(own);
+    }
+    let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|e| Error::new("pipe", e))?;
+    match fork().map_err(|e| Error::new("fork", e))? {
+        Fork::Child => end_with(|| {
+            drop(read);
+            let error = become_command(start, channel);
+            let code = error.code;
+            channel.send(&Message::Failed(error));
+            // So that the pipe does not look as after an exec. Nobody there: nobody to mistake it.
+            nix::unistd::write(&write, b"f").ok();
+            i32::from(code)
+        }),
+        Fork::Parent(pid) => Ok((pid, Some(read))),
+    }
+}
+
+/// Tells that a process was executed, once it was.
+fn announce(starting: &mut Option<OwnedFd>, channel: &Channel) {
+    let Some(pipe) = starting else { return };
+    match nix::unistd::read(pipe, &mut [0]) {
+        Err(Errno::EAGAIN | Errno::EINTR) => {}
+        Ok(0) => {
+            channel.send(&Message::Running);
+            *starting = None;
+        }
+        _ => *starting = None,
+    }
+}
+
+/// Starts what was asked for; who asked is told if it can't be.
+fn start_extra(spec: &Spec, json: &str, fds: Vec<OwnedFd>, root: &OwnedFd, origin: &Origin) -> Option<Extra> {
+    let mut fds = fds.into_iter();
+    let reply = Channel::of(fds.next()?);
+    let started = serde_json::from_str(json).map_err(|e| Error::new("exec", e)).and_then(|process: Process| {
+        let entry = plan::entry(&process, spec.mapping.has_setgroups());
+        let origin = Origin { terminal: Terminal::Apart, ..*origin };
+        let stdio = fds.collect();
+        let start =
+            Start { process: &process, entry: &entry, root, origin: &origin, terminal: None, stdio: Some(stdio) };
+        spawn(start, &reply)
+    });
+    match started {
+        Ok((pid, starting)) => Some(Extra { pid, reply, starting }),
+        Err(e) => {
+            reply.send(&Message::Failed(e));
+            None
         }
     }
 }
@@ -145,7 +228,7 @@ fn pass_on(signal: Signal, command: Pid, terminal: Terminal) -> Result<(), Errno
 }
 
 /// Reaps whatever has ended; the exit code if it was the command.
-fn reap(command: Pid, channel: &Channel) -> Result<Option<u8>, rustix::io::Errno> {
+fn reap(command: Pid, extras: &mut Vec<Extra>, channel: &Channel) -> Result<Option<u8>, rustix::io::Errno> {
     let mut code = None;
     loop {
         // Not nix's: it has no name for a real-time signal, and a process can be ended by one.
@@ -155,11 +238,25 @@ fn reap(command: Pid, channel: &Channel) -> Result<Option<u8>, rustix::io::Errno
                 if status.stopped() {
                     channel.send(&Message::Stopped);
                 } else {
-                    code = status.exit_status().or(status.terminating_signal().map(|n| 128 + n)).map(|c| c as u8);
+                    code = Some(exit_code(status));
                 }
             }
-            Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
+            Ok(Some((pid, status))) => {
+                if !status.stopped()
+                    && let Some(at) = extras.iter().position(|e| e.pid.as_raw() == pid.as_raw_pid())
+                {
+                    let mut extra = extras.swap_remove(at);
+                    announce(&mut extra.starting, &extra.reply);
+                    extra.reply.send(&Message::Ended(exit_code(status)));
+                }
+            }
+            Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e),
         }
     }
+}
+
+/// As a shell's: 128 + n for a signal.
+fn exit_code(status: rustix::process::WaitStatus) -> u8 {
+    status.exit_status().or(status.terminating_signal().map(|n| 128 + n)).map_or(RUNNER_FAILED, |c| c as u8)
 }

@@ -15,6 +15,7 @@
 //! This floor knows nothing of FUSE or of the union: what the new root is, a [`Root`] says.
 
 mod channel;
+mod control;
 mod enter;
 mod error;
 mod init;
@@ -32,10 +33,11 @@ mod terminal;
 mod users;
 mod volume;
 
+pub use control::{Control, exec, signal};
 pub use enter::enter_user_namespace;
 pub use error::Error;
 pub use mapping::{Mapping, Range};
-pub use parent::run;
+pub use parent::{Attended, run, run_attended};
 pub use plan::{KEPT_CAPABILITIES, Plan, Step, plan};
 pub use seccomp::{Profile, Seccomp};
 pub use spec::{Limit, LimitName, Network, Process, Root, RootError, Spec};

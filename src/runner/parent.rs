@@ -16,7 +16,7 @@ use super::error::RUNNER_FAILED;
 use super::relay::Relay;
 use super::signals::Signals;
 use super::terminal::{Loan, Terminal};
-use super::{Error, Root, Spec, plan, supervisor};
+use super::{Control, Error, Root, Spec, plan, supervisor};
 use crate::sys::process::{Fork, end_with, fork};
 use crate::sys::signal::set_default;
 
@@ -37,12 +37,29 @@ fn umask_for(spec: &Spec) -> Mode {
     if spec.host { callers } else { USUAL_UMASK }
 }
 
+/// Who looks after a run from outside.
+#[derive(Default)]
+pub struct Attended<'a> {
+    /// Where requests come in: signals, more processes.
+    pub control: Option<Control>,
+    /// Called once the command is executed.
+    pub running: Option<Box<dyn FnOnce() + 'a>>,
+}
+
 /// Runs the command of `spec` with `root` as its root, and returns its exit code (128+n if signal n ended it) once
 /// everything is gone again. The process must have one thread: it forks.
 ///
 /// # Errors
 /// What hindered; [`Error::exit_code`] is 125, or 126 and 127 for a command that is not executable or not there.
 pub fn run(spec: &Spec, root: &mut dyn Root) -> Result<i32, Error> {
+    run_attended(spec, root, Attended::default())
+}
+
+/// The same, with someone who looks after it.
+///
+/// # Errors
+/// As there.
+pub fn run_attended(spec: &Spec, root: &mut dyn Root, mut attended: Attended<'_>) -> Result<i32, Error> {
     check(spec)?;
     let plan = plan(spec);
     // What is buffered must not be written once by each process.
@@ -64,7 +81,7 @@ pub fn run(spec: &Spec, root: &mut dyn Root) -> Result<i32, Error> {
         Ok(Fork::Parent(supervisor)) => {
             drop(theirs);
             let mut loan = Loan::new(terminal);
-            let ended = watch(spec, supervisor, &ours, &signals, &mut loan);
+            let ended = watch(spec, supervisor, &ours, &signals, &mut loan, &mut attended);
             loan.end().map_err(|e| Error::new("tcsetpgrp", e)).and(ended)
         }
         Err(e) => Err(e),
@@ -89,15 +106,23 @@ fn check(spec: &Spec) -> Result<(), Error> {
     Ok(())
 }
 
-fn watch(spec: &Spec, supervisor: Pid, channel: &Channel, signals: &Signals, loan: &mut Loan) -> Result<i32, Error> {
+fn watch(
+    spec: &Spec,
+    supervisor: Pid,
+    channel: &Channel,
+    signals: &Signals,
+    loan: &mut Loan,
+    attended: &mut Attended<'_>,
+) -> Result<i32, Error> {
     let mut outcome = None;
     let mut failure = None;
     // We stop if the command does, when it is a job of the caller's shell or the shell asked for it.
     let mut asked_to_stop = false;
     let mut relay: Option<Relay> = None;
     loop {
-        let Ready { message, relayed, input } =
-            wait(signals, channel, relay.as_ref()).map_err(|e| Error::new("poll", e))?;
+        let Ready { message, relayed, input, asked } =
+            poll_all(signals, Some(channel), relay.as_ref(), attended.control.as_ref())
+                .map_err(|e| Error::new("poll", e))?;
         while let Some(signal) = signals.next().map_err(|e| Error::new("signalfd", e))? {
             if let (Signal::SIGWINCH, Some(relay)) = (signal, &relay) {
                 relay.resize().map_err(|e| Error::new("window size", e))?;
@@ -110,15 +135,22 @@ fn watch(spec: &Spec, supervisor: Pid, channel: &Channel, signals: &Signals, loa
         if let Some(relay) = relay.as_mut().filter(|_| relayed || input) {
             relay.pass(input).map_err(|e| Error::new("terminal", e))?;
         }
+        if let Some(control) = attended.control.as_ref().filter(|_| asked)
+            && let Some(request) = control.accept().map_err(|e| Error::new("accept", e))?
+            && matches!(request.message, Message::Signal(_) | Message::Exec(_))
+        {
+            let fds: Vec<_> = request.fds.iter().map(AsFd::as_fd).collect();
+            channel.send_with(&request.message, &fds);
+        }
         if !message {
             continue;
         }
-        let Some(Received { message, sender, fd }) = channel.receive().map_err(|e| Error::new("receive", e))? else {
+        let Some(Received { message, sender, fds }) = channel.receive().map_err(|e| Error::new("receive", e))? else {
             break;
         };
         match message {
             Message::Terminal => {
-                let master = fd.ok_or_else(|| Error::new("new terminal", "did not come along"))?;
+                let master = fds.into_iter().next().ok_or_else(|| Error::new("new terminal", "did not come along"))?;
                 relay = Some(Relay::new(master, spec.process.stdin).map_err(|e| Error::new("terminal", e))?);
             }
             Message::NeedMaps => match spec.mapping.write(supervisor) {
@@ -140,7 +172,12 @@ fn watch(spec: &Spec, supervisor: Pid, channel: &Channel, signals: &Signals, loa
             Message::Warning(text) => log::warn!("{text}"),
             Message::Failed(e) => failure = failure.or(Some(e)),
             Message::Ended(code) => outcome = Some(code),
-            Message::Stopped | Message::MapsWritten | Message::Signal(_) => {}
+            Message::Running => {
+                if let Some(running) = attended.running.take() {
+                    running();
+                }
+            }
+            Message::Stopped | Message::MapsWritten | Message::Signal(_) | Message::Exec(_) => {}
         }
     }
     if let Some(relay) = relay {
@@ -154,39 +191,45 @@ fn watch(spec: &Spec, supervisor: Pid, channel: &Channel, signals: &Signals, loa
     }
 }
 
-/// What [`wait`] has found.
-struct Ready {
+/// What [`poll_all`] has found.
+pub(super) struct Ready {
     /// A message, or the end of them.
-    message: bool,
+    pub(super) message: bool,
     /// The command's terminal has something, or takes something.
-    relayed: bool,
+    pub(super) relayed: bool,
     /// Standard input has something.
-    input: bool,
+    pub(super) input: bool,
+    /// Somebody asks for something.
+    pub(super) asked: bool,
 }
 
 /// Waits until there is something to do; signals are simply asked for.
-fn wait(signals: &Signals, channel: &Channel, relay: Option<&Relay>) -> Result<Ready, Errno> {
-    let ready = PollFlags::POLLIN;
-    let mut fds = vec![PollFd::new(signals.as_fd(), ready), PollFd::new(channel.as_fd(), ready)];
+pub(super) fn poll_all(
+    signals: &Signals,
+    channel: Option<&Channel>,
+    relay: Option<&Relay>,
+    control: Option<&Control>,
+) -> Result<Ready, Errno> {
     let stdin = std::io::stdin();
     let (read, write, input) = relay.map_or((false, false, false), Relay::wants);
-    if let Some(relay) = relay.filter(|_| read) {
-        let out = if write { PollFlags::POLLOUT } else { PollFlags::empty() };
-        fds.push(PollFd::new(relay.master(), ready | out));
-        if input {
-            fds.push(PollFd::new(stdin.as_fd(), ready));
+    let out = if write { PollFlags::POLLOUT } else { PollFlags::empty() };
+    let sources = [
+        Some((signals.as_fd(), PollFlags::POLLIN)),
+        channel.map(|c| (c.as_fd(), PollFlags::POLLIN)),
+        relay.filter(|_| read).map(|r| (r.master(), PollFlags::POLLIN | out)),
+        input.then(|| (stdin.as_fd(), PollFlags::POLLIN)),
+        control.map(|c| (c.as_fd(), PollFlags::POLLIN)),
+    ];
+    let mut fds: Vec<_> = sources.iter().flatten().map(|(fd, events)| PollFd::new(*fd, *events)).collect();
+    while let Err(e) = poll(&mut fds, PollTimeout::NONE) {
+        if e != Errno::EINTR {
+            return Err(e);
         }
     }
-    loop {
-        match poll(&mut fds, PollTimeout::NONE) {
-            Ok(_) => {
-                let is_ready = |i: usize| fds.get(i).is_some_and(|fd| fd.any().unwrap_or(true));
-                return Ok(Ready { message: is_ready(1), relayed: is_ready(2), input: is_ready(3) });
-            }
-            Err(Errno::EINTR) => {}
-            Err(e) => return Err(e),
-        }
-    }
+    let mut answers = fds.iter().map(|fd| fd.any().unwrap_or(true));
+    let found = sources.map(|source| source.is_some() && answers.next().unwrap_or(false));
+    let [_, message, relayed, input, asked] = found;
+    Ok(Ready { message, relayed, input, asked })
 }
 
 fn reap(pid: Pid) -> Result<WaitStatus, Errno> {

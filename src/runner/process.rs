@@ -34,6 +34,8 @@ pub(super) struct Start<'a> {
     pub(super) origin: &'a Origin,
     /// Its own terminal, if it gets one.
     pub(super) terminal: Option<Own>,
+    /// Its standard input, output and error, where they are not init's.
+    pub(super) stdio: Option<Vec<OwnedFd>>,
 }
 
 /// Carries out one step; `home` is set to the user's.
@@ -140,6 +142,9 @@ fn try_become(mut start: Start<'_>, channel: &Channel) -> Result<std::convert::I
         Some(own) => own.enter().map_err(|e| Error::new("new terminal", e))?,
         None => start.origin.terminal.enter().map_err(|e| Error::new("terminal", e))?,
     }
+    if let Some(given) = start.stdio.take().filter(|_| !process.terminal) {
+        set_stdio(&given).map_err(|e| Error::new("standard input and outputs", e))?;
+    }
     channel.send(&Message::Starting);
     if !process.stdin && !process.terminal {
         let null = resolve(start.root, Path::new("/dev/null"), OFlags::RDWR, Mode::empty());
@@ -178,6 +183,13 @@ fn try_become(mut start: Start<'_>, channel: &Channel) -> Result<std::convert::I
         }
     }
     Err(not_executed(&process.command[0], why))
+}
+
+fn set_stdio(given: &[OwnedFd]) -> Result<(), rustix::io::Errno> {
+    let [stdin, stdout, stderr] = given else { return Err(rustix::io::Errno::BADF) };
+    rustix::stdio::dup2_stdin(stdin)?;
+    rustix::stdio::dup2_stdout(stdout)?;
+    rustix::stdio::dup2_stderr(stderr)
 }
 
 fn not_executed(command: &OsStr, why: Errno) -> Error {

@@ -13,9 +13,10 @@ use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use rustix::thread::UnshareFlags;
 
-use super::channel::{Channel, Message, Received};
+use super::channel::{self, Channel, Message, Received};
 use super::enter::refused;
 use super::error::RUNNER_FAILED;
+use super::init::Ends;
 use super::parent::Origin;
 use super::{Error, Network, Plan, Root, Spec, init};
 use crate::sys::process::{Fork, end_with, fork_into};
@@ -85,17 +86,19 @@ fn around_init(
     origin: &Origin,
     target: &Path,
 ) -> Result<u8, Error> {
+    let (link, inits) = channel::pair().map_err(|e| Error::new("socketpair", e))?;
     let init = match fork_into(namespaces(spec.network)) {
-        Ok(Fork::Child) => end_with(|| init::live(spec, plan, target, channel, origin)),
+        Ok(Fork::Child) => end_with(|| init::live(spec, plan, target, &Ends { up: channel, link: &inits }, origin)),
         Ok(Fork::Parent(init)) => init,
         Err(e @ rustix::io::Errno::DEADLK) => {
             return Err(Error::new("new namespaces", e).hinted("mount() left threads"));
         }
         Err(e) => return Err(Error::new("new pid, ipc, uts, cgroup and network namespaces", e)),
     };
+    drop(inits);
     let guarded = pidfd(init).and_then(|fd| {
         root.serve().map_err(Error::of_root)?;
-        attend(init, &fd, channel)
+        attend(init, &fd, channel, &link)
     });
     if guarded.is_err() {
         kill(init, Signal::SIGKILL).map_err(|e| Error::new("kill init", e))?;
@@ -132,7 +135,7 @@ fn pidfd(pid: Pid) -> Result<OwnedFd, Error> {
 }
 
 /// Sends signals on until init has ended; ends it if the parent has.
-fn attend(init: Pid, pidfd: &OwnedFd, channel: &Channel) -> Result<(), Error> {
+fn attend(init: Pid, pidfd: &OwnedFd, channel: &Channel, link: &Channel) -> Result<(), Error> {
     loop {
         let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::NONE) {
@@ -150,6 +153,11 @@ fn attend(init: Pid, pidfd: &OwnedFd, channel: &Channel) -> Result<(), Error> {
             Some(Received { message: Message::Signal(number), .. }) => {
                 let signal = Signal::try_from(number).map_err(|e| Error::new(format_args!("signal {number}"), e))?;
                 kill(init, signal).map_err(|e| Error::new(format_args!("send {signal} to init"), e))?;
+            }
+            Some(Received { message: message @ Message::Exec(_), fds, .. }) => {
+                let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                // If init is about to end, so is whoever waits for an answer.
+                link.send_with(&message, &fds);
             }
             Some(_) => {}
             None => {

@@ -86,16 +86,22 @@ pub fn close_on_exec_from(first: RawFd) -> Result<(), Errno> {
     close_range(first, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC)
 }
 
-/// close_range(2): closes everything above standard error, but `keep`. Only for a forked child that never returns to
+/// close_range(2): closes everything above standard error, but what is in `keep`. Only for a forked child that never returns to
 /// its caller's code: the owners of the descriptors closed here must not touch them again.
 ///
 /// # Errors
 /// `ENOSYS` before Linux 5.9.
-pub fn close_all_but(keep: RawFd) -> Result<(), Errno> {
-    if keep > 3 {
-        close_range(3, keep - 1, 0)?;
+pub fn close_all_but(keep: &[RawFd]) -> Result<(), Errno> {
+    let mut keep = keep.to_vec();
+    keep.sort_unstable();
+    let mut first = 3;
+    for fd in keep {
+        if fd > first {
+            close_range(first, fd - 1, 0)?;
+        }
+        first = first.max(fd + 1);
     }
-    close_range(keep + 1, RawFd::MAX, 0)
+    close_range(first, RawFd::MAX, 0)
 }
 
 /// close_range(2): closes everything from `first` up. Only for the start of a program, before anything in it owns a

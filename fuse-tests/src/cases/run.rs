@@ -183,7 +183,7 @@ fn owners_are_remembered(cx: &mut Ctx) -> Result<()> {
 }
 
 /// A root directory with a static shell and nothing else.
-fn small_root(cx: &Ctx, name: &str) -> Result<String> {
+pub(super) fn small_root(cx: &Ctx, name: &str) -> Result<String> {
     let busybox = ["/bin/busybox", "/usr/bin/busybox"].into_iter().find(|p| std::path::Path::new(p).exists());
     let busybox = busybox.ok_or_else(|| crate::case::skip("no busybox-static: see fuse-tests/run-all"))?;
     for d in ["bin", "proc", "dev", "sys", "tmp", "etc"] {

@@ -39,7 +39,7 @@ pub(super) fn go_inside(mount: &Mount, mapping: &Mapping) -> Result<Stop, Error>
             drop(writer);
             // Nothing of the daemon's may be kept open here: neither the mount's device nor the caller's terminal.
             let quiet = rustix::process::setsid().is_ok()
-                && close_all_but(reader.as_raw_fd()).is_ok()
+                && close_all_but(&[reader.as_raw_fd()]).is_ok()
                 && rustix::process::chdir("/").is_ok()
                 && silence().is_ok();
             let mut rest = Vec::new();

@@ -64,6 +64,10 @@ pub(in crate::cli) struct RunArgs {
     #[arg(long, value_name = "NAME", conflicts_with = "view", help_heading = "Container")]
     pub(in crate::cli) name: Option<String>,
 
+    /// Do not wait for it: it goes on without this terminal, `onlay logs` shows what it prints
+    #[arg(short, long, conflicts_with = "view", help_heading = "Container")]
+    pub(in crate::cli) detach: bool,
+
     /// Remove the container when it ends
     #[arg(long, conflicts_with = "view", help_heading = "Container")]
     pub(in crate::cli) rm: bool,
@@ -157,6 +161,13 @@ impl Caller {
 }
 
 impl RunArgs {
+    /// The arguments as they were given once, the words behind the verb.
+    pub(in crate::cli) fn of_words(words: &[String]) -> Result<Self, clap::Error> {
+        use clap::FromArgMatches as _;
+        let command = Self::augment_args(clap::Command::new("run").no_binary_name(true));
+        Self::from_arg_matches(&command.try_get_matches_from(words)?)
+    }
+
     /// The view is an image of the store: the first word of the command names it.
     pub(in crate::cli) fn is_image(&self) -> bool {
         self.rootfs.is_none() && self.lower.is_empty() && !self.host

@@ -6,7 +6,10 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::args::{Caller, Defaults};
+use super::args::{Caller, Defaults, last_wins};
+use super::detach::detached;
+use super::journal::Recorder;
+use super::process::ProcessArgs;
 use super::view::View;
 use super::{Args, FAILED};
 use crate::cli::error::Error;
@@ -14,7 +17,7 @@ use crate::cli::layers::Given;
 use crate::cli::output::print;
 use crate::cli::store::StoreArgs;
 use crate::overlay::Config;
-use crate::runner::{self, Mapping};
+use crate::runner::{self, Attended, Control, Mapping};
 use crate::store::{Container, Image, NewContainer, Process, Running, State, Store};
 use crate::vocab::dialect::Prefix;
 
@@ -39,7 +42,7 @@ pub(in crate::cli) fn create(store: &Store, args: &Args, remove: bool) -> Result
         workdir: spec.process.workdir.as_ref().map(|d| d.display().to_string()),
         user: spec.process.user.clone(),
         hostname: args.hostname.clone(),
-        options: json!({ "argv": argv() }),
+        options: json!({ "argv": argv(), "cwd": std::env::current_dir().ok() }),
     };
     let container =
         store.create_container(NewContainer { name: args.name.clone(), image_name: name, image, process, remove })?;
@@ -91,7 +94,12 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     let (container, running) = create(&store, args, args.rm)?;
     let mut own = args.clone();
     own.command.remove(0);
-    let ended = start(&store, &container, &own);
+    if args.detach {
+        detached(&store, &container, running, &own)?;
+        print(format!("{}\n", container.record.id).as_bytes())?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let ended = start(&store, &container, &own, Attended::default(), None);
     let kept = ended.is_ok() && !args.rm;
     if !kept {
         // It never ran, or is not to be kept.
@@ -101,7 +109,13 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
 }
 
 /// Runs a container that this process has taken; `args` is without the image. Its state tells how it went.
-pub(in crate::cli) fn start(store: &Store, container: &Container, args: &Args) -> Result<ExitCode, Error> {
+pub(in crate::cli) fn start(
+    store: &Store,
+    container: &Container,
+    args: &Args,
+    mut attended: Attended<'_>,
+    recorder: Option<Recorder>,
+) -> Result<ExitCode, Error> {
     let mapping = Mapping::of_caller()?;
     let image = store.read_image(&container.record.manifest)?;
     let mut args = args.clone();
@@ -122,12 +136,16 @@ pub(in crate::cli) fn start(store: &Store, container: &Container, args: &Args) -
         volatile: state.remove,
         ..Config::default()
     };
-    let spec = args.spec(mapping, &Caller::here(), &defaults(&image), container.dir(), &[])?;
+    let mut spec = args.spec(mapping, &caller(container), &defaults(&image), container.dir(), &[])?;
+    take_over(&mut spec.process, container);
+    if attended.control.is_none() {
+        attended.control = Some(Control::listen(container.dir())?);
+    }
     let pid = i32::try_from(std::process::id()).ok();
     state = State { started: Some(now()), pid, finished: None, exit_code: None, ..state };
     store.set_state(container, &state)?;
-    let mut view = View::of_container(given, config, container.dir(), state.remove);
-    let ended = runner::run(&spec, &mut view);
+    let mut view = View::of_container(given, config, container.dir(), state.remove).recorded(recorder);
+    let ended = runner::run_attended(&spec, &mut view, attended);
     let exit_code = match &ended {
         Ok(code) => *code,
         Err(e) => i32::from(e.exit_code()),
@@ -135,6 +153,88 @@ pub(in crate::cli) fn start(store: &Store, container: &Container, args: &Args) -
     state = State { finished: Some(now()), pid: None, exit_code: Some(exit_code), ..state };
     store.set_state(container, &state)?;
     Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(FAILED)))
+}
+
+/// Starts a container again as it was made: in the foreground, with or without input, or (`None`) detached.
+pub(in crate::cli) fn start_again(store: &Store, name: &str, attach: Option<bool>) -> Result<ExitCode, Error> {
+    let container = store.container(name)?;
+    let running = container.take()?;
+    let mut args = recorded(&container)?;
+    match attach {
+        Some(interactive) => {
+            args.process.interactive &= interactive;
+            start(store, &container, &args, Attended::default(), None)
+        }
+        None => {
+            detached(store, &container, running, &args)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// The arguments a container was made with, without the image.
+fn recorded(container: &Container) -> Result<Args, Error> {
+    let fail = |why: String| Error::new(format!("record of container {}: {why}", container.record.name));
+    let words = container.record.process.options.get("argv").cloned().unwrap_or_default();
+    let words: Vec<String> = serde_json::from_value(words).map_err(|e| fail(e.to_string()))?;
+    let mut args = Args::of_words(&words).map_err(|e| fail(e.to_string()))?;
+    if args.command.is_empty() {
+        return Err(fail("names no image".to_owned()));
+    }
+    args.command.remove(0);
+    args.rm = container.state()?.remove;
+    Ok(args)
+}
+
+/// Who made the container: paths are as seen from there.
+fn caller(container: &Container) -> Caller {
+    let cwd = container.record.process.options.get("cwd").and_then(|dir| dir.as_str()).map(Into::into);
+    Caller { cwd, ..Caller::here() }
+}
+
+/// What was found out when the container was made stays: variables of that day, the image's command.
+fn take_over(process: &mut runner::Process, container: &Container) {
+    let record = &container.record.process;
+    let pair = |line: &String| {
+        let (name, value) = line.split_once('=').unwrap_or((line, ""));
+        (OsString::from(name), OsString::from(value))
+    };
+    process.command = record.args.iter().map(OsString::from).collect();
+    process.env = record.env.iter().map(pair).collect();
+}
+
+/// One more process in a running container: confined as its command, with what `args` change.
+pub(in crate::cli) fn extra_process(
+    store: &Store,
+    container: &Container,
+    args: &ProcessArgs,
+    command: Vec<OsString>,
+) -> Result<runner::Process, Error> {
+    let image = store.read_image(&container.record.manifest)?;
+    let spec = recorded(container)?.spec(
+        Mapping::of_caller()?,
+        &caller(container),
+        &defaults(&image),
+        container.dir(),
+        &[],
+    )?;
+    let mut process = spec.process;
+    take_over(&mut process, container);
+    process.command = command;
+    if args.user.is_some() {
+        process.user.clone_from(&args.user);
+        process.env.retain(|(name, _)| name != "HOME");
+    }
+    if args.tty && !process.env.iter().any(|(name, _)| name == "TERM") {
+        process.env.push(("TERM".into(), std::env::var_os("TERM").unwrap_or_else(|| "xterm".into())));
+    }
+    process.env.extend(args.variables(&Caller::here())?);
+    process.env = last_wins(process.env);
+    process.workdir = args.workdir()?.or(process.workdir);
+    process.limits.extend(args.limits()?);
+    process.terminal = args.tty;
+    process.stdin = args.interactive;
+    Ok(process)
 }
 
 fn now() -> String {

@@ -1,7 +1,9 @@
 //! `onlay run`: where the union, its service and the runner meet.
 
 mod args;
+mod detach;
 mod image;
+pub(super) mod journal;
 mod process;
 mod security;
 mod values;
@@ -13,7 +15,8 @@ use std::process::ExitCode;
 
 use args::{Caller, Defaults};
 pub(super) use args::{RunArgs, RunArgs as Args};
-pub(super) use image::create;
+pub(super) use image::{create, extra_process, start_again};
+pub(super) use process::ProcessArgs;
 use view::View;
 
 use super::error::Error;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::journal::{Recorder, Recording};
 use crate::cli::error::Error;
 use crate::cli::layers::{Given, Opened};
 use crate::cli::limits::raise_open_files;
@@ -30,6 +31,9 @@ pub(in crate::cli) struct View {
     throw_away: Vec<PathBuf>,
     session: Option<Session>,
     served: Option<(fuse::session::Stopper, JoinHandle<Result<(), fuse::Error>>)>,
+    /// Takes what is printed inside, once we have threads.
+    recorder: Option<Recorder>,
+    recording: Option<Recording>,
     /// Locks on upper and work.
     opened: Vec<std::os::fd::OwnedFd>,
 }
@@ -38,13 +42,29 @@ impl View {
     /// A view of `given`; without an upper, changes go to one in `base` that is removed.
     pub(in crate::cli) fn new(given: Given, host: bool, config: Config, base: &Path) -> Self {
         let throw_away = vec![base.into()];
-        Self { given, config, host, base: base.into(), throw_away, session: None, served: None, opened: Vec::new() }
+        Self {
+            given,
+            config,
+            host,
+            base: base.into(),
+            throw_away,
+            session: None,
+            served: None,
+            recorder: None,
+            recording: None,
+            opened: Vec::new(),
+        }
     }
 
     /// The view of a container with its directory; `remove`: what it has written goes in the end.
     pub(in crate::cli) fn of_container(given: Given, config: Config, dir: &Path, remove: bool) -> Self {
         let throw_away = given.upper.iter().chain(&given.work).filter(|_| remove).cloned().collect();
         Self { throw_away, ..Self::new(given, false, config, dir) }
+    }
+
+    /// The same, and what is printed inside is recorded.
+    pub(in crate::cli) fn recorded(self, recorder: Option<Recorder>) -> Self {
+        Self { recorder, ..self }
     }
 
     /// Makes a throw-away upper that looks like the root of the top layer.
@@ -89,6 +109,7 @@ impl View {
     fn serve_in_threads(&mut self) -> Result<(), Error> {
         // Only now: the command must not inherit our limit.
         raise_open_files();
+        self.recording = self.recorder.take().map(Recorder::start).transpose()?;
         if let Some(session) = self.session.take() {
             let stopper = session.stopper();
             self.served = Some((stopper, session.spawn()?));
@@ -97,6 +118,9 @@ impl View {
     }
 
     fn end(&mut self) -> Result<(), Error> {
+        if let Some(recording) = self.recording.take() {
+            recording.end();
+        }
         self.session = None;
         let served = match self.served.take() {
             Some((stopper, thread)) => {

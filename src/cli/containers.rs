@@ -1,0 +1,96 @@
+//! What the verbs about running containers share.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use super::error::Error;
+use crate::runner;
+use crate::store::{Container, Status, Store};
+
+/// How often it is looked whether a container has ended.
+const GLANCE: Duration = Duration::from_millis(10);
+
+/// The container of this name, which must run.
+pub(super) fn running(store: &Store, name: &str) -> Result<Container, Error> {
+    let container = store.container(name)?;
+    if container.status()? == Status::Running {
+        return Ok(container);
+    }
+    Err(Error::new(format!("container {name} is not running")).hint(format!("onlay start {name}")))
+}
+
+/// Waits for the end of a container, so long at most; whether it has ended.
+pub(super) fn wait(container: &Container, patience: Option<Duration>) -> Result<bool, Error> {
+    let until = patience.map(|p| Instant::now() + p);
+    while container.status()? == Status::Running {
+        if until.is_some_and(|until| Instant::now() >= until) {
+            return Ok(false);
+        }
+        std::thread::sleep(GLANCE);
+    }
+    Ok(true)
+}
+
+/// Ends a container in order: a signal to its command, and after `patience` everything in it is killed.
+pub(super) fn stop(container: &Container, patience: Duration) -> Result<(), Error> {
+    send(container, Signal::SIGTERM)?;
+    if wait(container, Some(patience))? {
+        return Ok(());
+    }
+    kill(container)
+}
+
+/// Kills everything in a container and waits until it is gone.
+pub(super) fn kill(container: &Container) -> Result<(), Error> {
+    send(container, Signal::SIGKILL)?;
+    if wait(container, Some(Duration::from_secs(10)))? {
+        return Ok(());
+    }
+    Err(Error::new(format!("container {} does not end", container.record.name))
+        .hint("its monitor may hang on a disk: look at the processes of `onlay top`"))
+}
+
+/// Sends a signal to a container's command. One that has just ended got what it was sent for.
+pub(super) fn send(container: &Container, signal: Signal) -> Result<(), Error> {
+    match runner::signal(container.dir(), signal) {
+        Err(_) if container.status()? != Status::Running => Ok(()),
+        // In the foreground of somebody's terminal: its runner sends on what it gets.
+        Err(e) => match container.state()?.pid {
+            Some(pid) if signal != Signal::SIGKILL => {
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).map_err(|_| e.into())
+            }
+            _ => Err(e.into()),
+        },
+        Ok(()) => Ok(()),
+    }
+}
+
+/// A signal by its name, with or without SIG, or its number.
+pub(super) fn signal(word: &str) -> Result<Signal, Error> {
+    let upper = word.to_ascii_uppercase();
+    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    let found = match word.parse::<i32>() {
+        Ok(number) => Signal::try_from(number).ok(),
+        Err(_) => name.parse().ok(),
+    };
+    found.ok_or_else(|| {
+        Error::new(format!("--signal {word}: no such signal")).hint("TERM, KILL, HUP, INT, USR1, 15, ..")
+    })
+}
+
+/// Does the same to each container; goes on after a failure, which is returned.
+pub(super) fn each(
+    names: &[String],
+    mut act: impl FnMut(&str) -> Result<(), Error>,
+) -> Result<std::process::ExitCode, Error> {
+    let mut failed: Option<Error> = None;
+    for name in names {
+        if let Err(e) = act(name)
+            && let Some(first) = failed.replace(e)
+        {
+            first.report();
+        }
+    }
+    failed.map_or(Ok(std::process::ExitCode::SUCCESS), Err)
+}

@@ -1,0 +1,179 @@
+//! The door of a running container: a socket that its monitor (the parent) listens on, for who may write to the
+//! container's directory. A request is one packet; what follows of an `exec` goes on between the one who asks and init.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, getsockopt, listen, socket, sockopt,
+};
+use rustix::fs::{Mode, OFlags};
+
+use super::channel::{self, Channel, Message, Received};
+use super::parent::poll_all;
+use super::relay::Relay;
+use super::signals::Signals;
+use super::{Error, Process};
+
+/// Its name in the container's directory.
+const NAME: &str = "control";
+
+/// The listening end.
+#[derive(Debug)]
+pub struct Control(OwnedFd);
+
+/// The address of the socket in a directory, however long the directory's name is: unix(7) has 108 bytes for it.
+fn address(dir: &Path) -> Result<(OwnedFd, UnixAddr), Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(dir, flags, Mode::empty()).map_err(|e| Errno::from_raw(e.raw_os_error()))?;
+    let path = format!("/proc/self/fd/{}/{NAME}", fd.as_raw_fd());
+    Ok((fd, UnixAddr::new(path.as_str())?))
+}
+
+fn new_socket() -> Result<OwnedFd, Errno> {
+    socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)
+}
+
+impl Control {
+    /// Listens in `dir`, the container's, which the caller has to themselves. What an earlier run left is replaced.
+    ///
+    /// # Errors
+    /// The socket can't be made there.
+    pub fn listen(dir: &Path) -> Result<Self, Error> {
+        let fail = |e: Errno| Error::new(format_args!("listen in {}", dir.display()), e);
+        match std::fs::remove_file(dir.join(NAME)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::new(format_args!("remove {}/{NAME}", dir.display()), e));
+            }
+            _ => {}
+        }
+        let (_dir, address) = address(dir).map_err(fail)?;
+        let socket = new_socket().map_err(fail)?;
+        // Nobody else ever gets in, not even for an instant.
+        let before = rustix::process::umask(Mode::from_raw_mode(0o177));
+        let bound = bind(socket.as_raw_fd(), &address);
+        rustix::process::umask(before);
+        bound.and_then(|()| listen(&socket, Backlog::new(16)?)).map_err(fail)?;
+        Ok(Self(socket))
+    }
+
+    /// The next request, from one who is the same user or root; `None` if there was none that made sense.
+    pub(super) fn accept(&self) -> Result<Option<Received>, Errno> {
+        let connection = match accept4(self.0.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            Ok(fd) => crate::sys::fd::own(fd),
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNABORTED) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        let peer = getsockopt(&connection, sockopt::PeerCredentials)?;
+        let own = nix::unistd::geteuid().as_raw();
+        if peer.uid() != own && peer.uid() != 0 {
+            return Ok(None);
+        }
+        // One who says nothing keeps nobody waiting.
+        nix::sys::socket::setsockopt(&connection, sockopt::ReceiveTimeout, &nix::sys::time::TimeVal::new(1, 0))?;
+        match Channel::of(connection).receive() {
+            Ok(request) => Ok(request),
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::EBADMSG) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl AsFd for Control {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn ask(dir: &Path, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+    let fail = |e: Errno| Error::new("the container's monitor", e).hinted("it is about to start or to end: try again");
+    let (_dir, address) = address(dir).map_err(fail)?;
+    let socket = new_socket().map_err(fail)?;
+    connect(socket.as_raw_fd(), &address).map_err(fail)?;
+    if Channel::of(socket).send_with(message, fds) { Ok(()) } else { Err(fail(Errno::EPIPE)) }
+}
+
+/// Sends `signal` to the command of the container in `dir`; `SIGKILL` ends all that runs in it.
+///
+/// # Errors
+/// Nobody listens there.
+pub fn signal(dir: &Path, signal: Signal) -> Result<(), Error> {
+    ask(dir, &Message::Signal(signal as i32), &[])
+}
+
+/// Starts one more process in the running container in `dir`, with the caller's standard input, output and error (or a
+/// terminal of its own), and waits for its end: the exit code. With `wait` off it is only started.
+///
+/// # Errors
+/// Nobody listens there; the process can't be started: [`Error::exit_code`] is 125, 126 or 127.
+pub fn exec(dir: &Path, process: &Process, wait: bool) -> Result<i32, Error> {
+    let (ours, theirs) = channel::pair().map_err(|e| Error::new("socketpair", e))?;
+    let json = serde_json::to_string(process).map_err(|e| Error::new("exec", e))?;
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+        .map_err(|e| Error::new("open /dev/null", e))?;
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    let fds = [
+        theirs.as_fd(),
+        if wait && process.stdin { stdin.as_fd() } else { null.as_fd() },
+        if wait { stdout.as_fd() } else { null.as_fd() },
+        if wait { stderr.as_fd() } else { null.as_fd() },
+    ];
+    let message = Message::Exec(json);
+    if message.len() > channel::MAX_PACKET {
+        return Err(Error::new("exec", "the command and its environment are too long"));
+    }
+    ask(dir, &message, &fds)?;
+    drop(theirs);
+    talk(&ours, process, wait)
+}
+
+/// The caller's side of a process started by [`exec`].
+fn talk(channel: &Channel, process: &Process, wait: bool) -> Result<i32, Error> {
+    let signals = Signals::block().map_err(|e| Error::new("signalfd", e))?;
+    let mut relay: Option<Relay> = None;
+    let mut outcome = None;
+    while outcome.is_none() {
+        let ready = poll_all(&signals, Some(channel), relay.as_ref(), None).map_err(|e| Error::new("poll", e))?;
+        while let Some(signal) = signals.next().map_err(|e| Error::new("signalfd", e))? {
+            match (signal, &relay) {
+                (Signal::SIGWINCH, Some(relay)) => relay.resize().map_err(|e| Error::new("window size", e))?,
+                // As docker's: the process inside is not ours to signal.
+                (Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT, _) => {
+                    outcome = Some(Ok(128 + signal as i32));
+                }
+                _ => {}
+            }
+        }
+        if let Some(relay) = relay.as_mut().filter(|_| ready.relayed || ready.input) {
+            relay.pass(ready.input).map_err(|e| Error::new("terminal", e))?;
+        }
+        if !ready.message {
+            continue;
+        }
+        let Some(received) = channel.receive().map_err(|e| Error::new("receive", e))? else {
+            outcome = outcome.or_else(|| Some(Err(Error::new("exec", "the container has ended"))));
+            continue;
+        };
+        match received.message {
+            Message::Terminal => {
+                let master = received.fds.into_iter().next();
+                let master = master.ok_or_else(|| Error::new("new terminal", "did not come along"))?;
+                relay = Some(Relay::new(master, process.stdin && wait).map_err(|e| Error::new("terminal", e))?);
+            }
+            Message::Running if !wait => outcome = Some(Ok(0)),
+            Message::Failed(e) => outcome = Some(Err(e)),
+            Message::Ended(code) => outcome = Some(Ok(i32::from(code))),
+            _ => {}
+        }
+    }
+    if let Some(relay) = relay {
+        relay.end().map_err(|e| Error::new("terminal", e))?;
+    }
+    signals.restore().map_err(|e| Error::new("sigprocmask", e))?;
+    outcome.unwrap_or(Ok(0))
+}
