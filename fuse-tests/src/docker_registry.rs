@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::case::skip;
+use crate::ctx::Out;
 use crate::tree::Tree;
 
 /// How long it may take to start.
@@ -43,6 +44,36 @@ pub(crate) struct Request {
 impl Registry {
     /// Starts one that keeps its things in `dir/name`; `login` tells whether it lets in only whom it knows.
     pub(crate) fn start(dir: &Tree, name: &str, login: bool) -> Result<Self> {
+        let auth = format!("auth: {{htpasswd: {{realm: tests, path: {}/htpasswd}}}}\n", dir.p(name).display());
+        Self::start_with(dir, name, if login { &auth } else { "" }, "")
+    }
+
+    /// Starts one that speaks TLS alone, with a certificate that only `dir/name/cert.pem` vouches for.
+    pub(crate) fn start_tls(dir: &Tree, name: &str) -> Result<Self> {
+        let at = dir.dir(name)?.p(name);
+        let mut cmd = Command::new("openssl");
+        cmd.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]);
+        cmd.args([
+            "-subj",
+            "/CN=tests",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-keyout",
+            "key.pem",
+            "-out",
+            "cert.pem",
+        ]);
+        match Out::of(cmd.current_dir(&at)) {
+            Err(_) => return Err(skip("there is no openssl")),
+            made => made?.ok()?,
+        };
+        let tls = format!(", tls: {{certificate: {0}/cert.pem, key: {0}/key.pem}}", at.display());
+        Self::start_with(dir, name, "", &tls)
+    }
+
+    fn start_with(dir: &Tree, name: &str, auth: &str, tls: &str) -> Result<Self> {
         if !Path::new(PROGRAM).exists() {
             return Err(skip("there is no docker-registry"));
         }
@@ -50,11 +81,6 @@ impl Registry {
         let dir = Tree(dir.p(name));
         let log = dir.p("log");
         dir.file("htpasswd", HTPASSWD)?;
-        let auth = if login {
-            format!("auth: {{htpasswd: {{realm: tests, path: {}}}}}\n", dir.p("htpasswd").display())
-        } else {
-            String::new()
-        };
         let end = Instant::now() + PATIENCE;
         loop {
             // Free at this moment; another one is tried if it is taken in the next.
@@ -63,7 +89,7 @@ impl Registry {
             dir.file(
                 "c.yml",
                 format!(
-                    "version: 0.1\nlog: {{level: info}}\nhttp: {{addr: \"{host}\"}}\n{auth}\
+                    "version: 0.1\nlog: {{level: info}}\nhttp: {{addr: \"{host}\"{tls}}}\n{auth}\
                      storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\n",
                     dir.p("data").display()
                 ),

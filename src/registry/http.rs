@@ -357,8 +357,12 @@ fn tls(what: &str, e: &rustls::Error) -> Error {
     if !matches!(e, rustls::Error::InvalidCertificate(_)) {
         return unreachable(what, &format!("it does not speak TLS as it should: {why}"));
     }
-    Error::new(Kind::Untrusted, format!("{what}: no trust in the registry: {why}"))
-        .hint("add its certificate's authority to the system's, or say --tls-verify=false")
+    let hint = if why.contains("CaUsedAsEndEntity") {
+        "its certificate is that of an authority: give it one of its own (CA:FALSE), or say --tls-verify=false"
+    } else {
+        "add its certificate's authority to the system's, or say --tls-verify=false"
+    };
+    Error::new(Kind::Untrusted, format!("{what}: no trust in the registry: {why}")).hint(hint)
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ const ROOT: &[User] = &[User::Root];
 cases!("registry":
     login.onlay().by(BOTH), private.onlay().by(BOTH), helper_program.onlay().by(BOTH), only_what_is_new.onlay().by(BOTH),
     taken_over.onlay().by(ROOT), with_skopeo.onlay().by(BOTH), docker_manifest.onlay().by(ROOT), platforms.onlay().by(ROOT),
-    interrupted.onlay().by(BOTH), at_the_same_time.onlay().by(BOTH), full_disk.onlay().by(ROOT),
+    with_tls.onlay().by(BOTH), interrupted.onlay().by(BOTH), killed_often.onlay().by(BOTH), at_the_same_time.onlay().by(BOTH), full_disk.onlay().by(ROOT),
     not_there.onlay().by(ROOT), with_podman.onlay().by(ROOT).engine().slow(300),
 );
 
@@ -305,6 +305,46 @@ fn platforms(cx: &mut Ctx) -> Result<()> {
     same!(asked.fetched(), (2, 2));
     let none = refused(cx, &["pull", "--platform", "linux/s390x", &name])?;
     holds!(none.contains("no image for linux/s390x") && none.contains(&format!("linux/{other}")), "{none}");
+    Ok(())
+}
+
+/// A certificate that the system does not know is no good, unless told so.
+fn with_tls(cx: &mut Ctx) -> Result<()> {
+    let registry = Registry::start_tls(&cx.dir, "r")?;
+    images(cx)?;
+    theirs(cx, &registry, "base", "app:1", "")?;
+    let name = format!("{}/app:1", registry.host);
+    let said = refused(cx, &["pull", &name])?;
+    holds!(said.contains("no trust in the registry") && said.contains("certificate"), "{said}");
+    done(cx, &["pull", "--tls-verify=false", &name])?;
+    // As the system's roots are set for one program.
+    let known = |args: &[&str]| Out::of(onlay(cx, args).env("SSL_CERT_FILE", cx.dir.p("r/cert.pem")))?.ok();
+    known(&["pull", &name])?;
+    known(&["push", &name, &format!("{}/app:2", registry.host)])?;
+    same!(manifest(cx, &registry, "app:2")?, manifest(cx, &registry, "app:1")?);
+    Ok(())
+}
+
+/// Killed at any moment, nothing is broken: the next ones use what is there, and the last one ends well.
+fn killed_often(cx: &mut Ctx) -> Result<()> {
+    let registry = Registry::start(&cx.dir, "r", false)?;
+    images(cx)?;
+    theirs(cx, &registry, "child", "app:1", "")?;
+    let name = format!("{}/app:1", registry.host);
+    let mut ended = 0;
+    for n in 0..25_u64 {
+        let mut pull = onlay(cx, &["pull", &name]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        std::thread::sleep(std::time::Duration::from_millis(n * n));
+        pull.kill()?;
+        ended += u32::from(pull.wait()?.success());
+        let images = done(cx, &["images", "--format", "json"])?;
+        holds!(ended > 0 || !images.contains("app") || fs::read_dir(cx.dir.p("store/layers"))?.count() == 2, "{images}");
+    }
+    done(cx, &["pull", &name])?;
+    done(cx, &["gc"])?;
+    same!(leftovers(cx)?, Vec::<String>::new());
+    done(cx, &["push", &name, &format!("{}/app:2", registry.host)])?;
+    same!(manifest(cx, &registry, "app:2")?, manifest(cx, &registry, "app:1")?);
     Ok(())
 }
 
