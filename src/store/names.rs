@@ -8,6 +8,7 @@ use oci_spec::image::{Descriptor, Digest, ImageIndex, ImageIndexBuilder, MediaTy
 use super::files::read_json;
 use super::{Error, ErrorKind, Image, Result, Store};
 use crate::registry::parse_reference;
+use crate::vocab::digest::short;
 
 /// The annotation that names a manifest (OCI image specification, annotations.md).
 pub(super) const REF_NAME: &str = "org.opencontainers.image.ref.name";
@@ -88,7 +89,10 @@ impl Store {
     /// The manifest is not here or names what is not; the disk's.
     pub fn add_image(&self, manifest: &Digest, name: Option<&Reference>) -> Result<Image> {
         let image = self.read_image(manifest)?;
-        self.layers(image.diff_ids())?;
+        // An image without an index is shown all the same, only slower.
+        if let Err(e) = self.index_layers(&self.layers(image.diff_ids())?) {
+            log::warn!("no image index for {}: {e}", short(image.id()));
+        }
         for blob in std::iter::once(image.manifest().config()).chain(image.manifest().layers()) {
             self.blob_size(blob.digest())?;
         }

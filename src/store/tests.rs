@@ -242,3 +242,37 @@ fn json_has_sorted_keys() {
     let map = std::collections::HashMap::from([("b", 1), ("a", 2), ("c", 3)]);
     assert_eq!(to_json(&[map]).unwrap(), br#"[{"a":2,"b":1,"c":3}]"#);
 }
+
+#[test]
+fn an_image_has_an_index_of_its_layers() {
+    use crate::layer::{Handle, disk};
+    use crate::overlay::{Config, Layers, Lower, Overlay, ROOT};
+    use crate::vocab::dialect::Prefix;
+
+    let (_dir, store) = store();
+    let parent = image(&store, &["a", "b"], Some("parent"));
+    let child = image(&store, &["a", "b", "c"], Some("child"));
+    let indexes = [&parent, &child].map(|i| {
+        let layers = store.layers(i.diff_ids()).unwrap();
+        let index = store.index_of_layers(&layers).unwrap().unwrap();
+        let open = |layer: &Layer| Lower { dir: Handle::Disk(disk::Object::open(&layer.tree, false).unwrap()) };
+        let lowers = layers.iter().rev().map(open).collect();
+        let config = Config { prefix: Some(Prefix::User), index: Some(index.clone()), ..Config::default() };
+        let view = Overlay::new(Layers { upper: None, lowers }, config).unwrap();
+        assert!(view.uses_index());
+        let file = view.lookup(ROOT, b"file").unwrap();
+        let mut data = [0; 2];
+        assert_eq!(view.read(file.ino, 0, &mut data), Ok(1));
+        (index, data[0])
+    });
+    assert_eq!(indexes.each_ref().map(|(_, top)| *top), [b'b', b'c']);
+    assert_ne!(indexes[0].0, indexes[1].0);
+    // By the chain-id, which other tools know, too.
+    let ids = parent.diff_ids();
+    let chain = of(format!("{} {}", ids[0], ids[1]).as_bytes());
+    assert!(indexes[0].0.ends_with(format!("index-{}", chain.digest())));
+    // It goes with the layer.
+    store.remove_name(&parse_name("child").unwrap()).unwrap();
+    store.sweep().unwrap();
+    assert!(indexes[0].0.exists() && !indexes[1].0.exists());
+}
