@@ -12,12 +12,12 @@ use nix::sys::signal::{SigSet, Signal};
 
 use super::daemon::{Ready, in_background};
 use super::error::{Error, note};
-use super::layers::{Opened, prefix_without_upper};
+use super::layers::{Given, Opened, prefix_without_upper};
 use super::limits::raise_open_files;
 use super::options::Settings;
 use super::store::StoreArgs;
 use crate::fuse::{Mount, Mountpoint, Session};
-use crate::overlay::{Config, Overlay};
+use crate::overlay::{Config, Overlay, build_index};
 use crate::vocab::dialect::STORED_STAT;
 
 /// Stack directories and mount the merged view
@@ -36,7 +36,8 @@ Examples:
     onlay mount -o lowerdir=a:b,upperdir=upper,workdir=work merged
 
 Options of -o:
-  lowerdir=A:B  lowerdir+=A  upperdir=DIR  workdir=DIR  ro  timeout=SECONDS (layers that change
+  lowerdir=A:B  lowerdir+=A  upperdir=DIR  workdir=DIR  ro  image_index=FILE (the layers as one,
+  built if it is not there: they must not change any more)  timeout=SECONDS (layers that change
   meanwhile)  userxattr (user.overlay.* marks though you are root)  allow_other  nosuid  nodev
   noexec  fsname=NAME
 What saves requests, each on, off or auto; -v says what was chosen and why:
@@ -92,6 +93,14 @@ pub(super) fn mount(settings: &Settings, mountpoint: &Path, foreground: bool) ->
     }
 }
 
+/// Builds the image index of the lower layers where there is none.
+fn build(settings: &Settings, index: &Path) -> Result<(), Error> {
+    let lowers = Given { upper: None, work: None, ..settings.given.clone() };
+    let Opened { layers, .. } = lowers.open(false, settings.patience)?;
+    let prefix = settings.prefix.unwrap_or_else(prefix_without_upper);
+    build_index(layers.lowers, prefix, settings.aufs, index).map_err(|e| settings.given.explain(e))
+}
+
 fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result<ExitCode, Error> {
     if settings.given.lowers.is_empty() && settings.given.upper.is_none() {
         return Err(Error::new(format!("no layer to show on {}", mountpoint.display()))
@@ -104,6 +113,9 @@ fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result
     let Opened { layers, locks: _locks, .. } = settings.given.open(false, settings.patience)?;
     let mut options = settings.mount.clone();
     options.read_only |= layers.upper.is_none();
+    if let Some(index) = settings.index.as_ref().filter(|index| !index.exists()) {
+        build(settings, index)?;
+    }
     let prefix = match layers.upper {
         Some(_) => settings.prefix,
         None => settings.prefix.or_else(|| Some(prefix_without_upper())),
@@ -119,6 +131,7 @@ fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result
         aufs: settings.aufs,
         open_files: raise_open_files(),
         volatile: settings.volatile,
+        index: settings.index.clone(),
         ..Config::default()
     };
 

@@ -20,6 +20,8 @@ pub(super) struct Settings {
     pub(super) mount: Options,
     pub(super) tuning: Tuning,
     pub(super) prefix: Option<Prefix>,
+    /// The image index of the lower layers; built if it is not there.
+    pub(super) index: Option<PathBuf>,
     /// The upper need not survive a crash.
     pub(super) volatile: bool,
     /// How stored ids are shown.
@@ -67,6 +69,7 @@ impl Default for Settings {
             mount: Options::default(),
             tuning: Tuning::default(),
             prefix: None,
+            index: None,
             volatile: false,
             ids: IdMaps::default(),
             stored_owners: None,
@@ -127,6 +130,7 @@ impl Settings {
             "exec" => self.mount.exec = true,
             "noexec" => self.mount.exec = false,
             "volatile" => self.volatile = true,
+            "image_index" => self.index = Some(PathBuf::from(OsStr::from_bytes(needed()?))),
             "negative_entries" => self.tuning.wishes.negative_entries = wish(name, value)?,
             "no_open" => self.tuning.wishes.no_open = wish(name, value)?,
             "dir_cache" => self.tuning.wishes.dir_cache = wish(name, value)?,

@@ -32,6 +32,7 @@ mod gc;
 mod image;
 mod import;
 mod install;
+mod layer_index;
 mod layers;
 mod load;
 mod lock;

@@ -273,6 +273,6 @@ fn an_image_has_an_index_of_its_layers() {
     assert!(indexes[0].0.ends_with(format!("index-{}", chain.digest())));
     // It goes with the layer.
     store.remove_name(&parse_name("child").unwrap()).unwrap();
-    store.sweep().unwrap();
+    store.sweep(true).unwrap();
     assert!(indexes[0].0.exists() && !indexes[1].0.exists());
 }

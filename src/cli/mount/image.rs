@@ -28,6 +28,7 @@ pub(super) fn mount(
         let layers = store.image_layers(&store.image(image)?.image)?;
         let held = store.hold_layers(&layers)?;
         drop(adding);
+        settings.index = store.index_of_layers(&layers)?.filter(|index| index.exists());
         settings.given.lowers = layers.into_iter().rev().map(|layer| layer.tree).collect();
         Ok::<_, Error>(held)
     };

@@ -121,6 +121,7 @@ pub(in crate::cli) fn start(
     let mut args = args.clone();
     args.hostname.get_or_insert_with(|| container.short_id().to_owned());
     let layers = store.layers(&container.record.layers)?;
+    let index = store.index_of_layers(&layers)?.filter(|index| index.exists());
     let given = Given {
         lowers: layers.into_iter().rev().map(|layer| layer.tree).collect(),
         upper: Some(container.upper()),
@@ -134,6 +135,7 @@ pub(in crate::cli) fn start(
         foreign_as_root: mapping.is_single(),
         // What is thrown away anyway need not survive a crash.
         volatile: state.remove,
+        index,
         ..Config::default()
     };
     let mut spec = args.spec(mapping, &caller(container), &defaults(&image), container.dir(), &[])?;
