@@ -17,7 +17,8 @@ use crate::tree::Tree;
 
 /// How long it may take to start.
 const PATIENCE: Duration = Duration::from_secs(30);
-const PROGRAM: &str = "/usr/bin/docker-registry";
+/// Debian's program.
+pub(crate) const PROGRAM: &str = "/usr/bin/docker-registry";
 /// Who may log in where a login is wanted, and the line of htpasswd(1) for it (bcrypt, the one that the registry takes).
 pub(crate) const LOGIN: (&str, &str) = ("me", "sesame");
 const HTPASSWD: &str = "me:$2b$04$okzfueknvV8Zow.pcxMm.OAz1j4B2lJLw3B7p3kliWsVJruz4dXLq\n";

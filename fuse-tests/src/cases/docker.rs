@@ -12,12 +12,11 @@ use nix::unistd::Pid;
 use super::engines::{BUILT, Engine, LOOK, changes_of_a_container, check_layers, files_of};
 use crate::case::{User, skip};
 use crate::ctx::{Ctx, Out, daemons, mounts_below};
+use crate::docker_registry::{self, Registry};
 use crate::tree::{cases, holds, same};
 
 cases!("docker": classic.onlay().by(&[User::Root]).engine().slow(600));
 
-/// Debian's program.
-const REGISTRY: &str = "/usr/bin/docker-registry";
 /// Debian's client; one of another origin may come first in PATH.
 const CLIENT: &str = "/usr/bin/docker";
 
@@ -83,53 +82,9 @@ fn saved_layers(e: &Engine, image: &str, to: &str) -> Result<Vec<Vec<String>>> {
     layers.iter().map(|l| files_of(&format!("{at}/{}", l.as_str().context("no name")?))).collect()
 }
 
-/// A registry on the loopback.
-struct Registry {
-    child: Child,
-    address: String,
-}
-
-impl Registry {
-    /// Starts one; `None` where the program is not installed.
-    fn start(e: &Engine) -> Result<Option<Self>> {
-        if !Path::new(REGISTRY).exists() {
-            return Ok(None);
-        }
-        // A port that was free a moment ago.
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let address = format!("127.0.0.1:{port}");
-        let config = e.path("registry.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {address}}}\n",
-            e.path("registry")
-        );
-        fs::write(&config, text)?;
-        let file = File::create(e.path("registry.log"))?;
-        let mut cmd = e.command(REGISTRY);
-        cmd.args(["serve", &config]).stdout(file.try_clone()?).stderr(file);
-        let mut registry = Self { child: cmd.spawn().context("docker-registry")?, address };
-        let end = Instant::now() + Duration::from_secs(30);
-        while std::net::TcpStream::connect(&registry.address).is_err() {
-            if registry.child.try_wait()?.is_some() || Instant::now() > end {
-                let said = fs::read_to_string(e.path("registry.log")).unwrap_or_default();
-                registry.stop()?;
-                anyhow::bail!("docker-registry does not start: {said}");
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        Ok(Some(registry))
-    }
-
-    fn stop(mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
-    }
-}
-
 /// Pushes an image, forgets it, pulls it: it is the same one.
 fn through_a_registry(e: &Engine, image: &str, registry: &Registry) -> Result<()> {
-    let remote = format!("{}/x/{image}", registry.address);
+    let remote = format!("{}/x/{image}", registry.host);
     let layers = |name: &str| e.call(&["inspect", "--format", "{{.RootFS.Layers}}", name]);
     let before = layers(image)?;
     e.call(&["tag", image, &remote])?;
@@ -181,13 +136,12 @@ fn session(e: &Engine) -> Result<()> {
     // It does not unpack what it built: an upper is a layer as it is, and has the names of its inode index on disk.
     same!(e.sh("kit:1", LOOK)?.replace("600 0:0 3", "600 0:0 2") + "\n", BUILT);
     check_layers(&saved_layers(e, "kit:1", "kit")?)?;
-    match Registry::start(e)? {
-        None => println!("there is no docker-registry: nothing is pushed"),
-        Some(registry) => {
-            let done = through_a_registry(e, "built:1", &registry).and_then(|()| through_a_registry(e, "kit:1", &registry));
-            registry.stop()?;
-            done?;
-        }
+    if Path::new(docker_registry::PROGRAM).exists() {
+        let registry = Registry::start(&e.dir, "registry", false)?;
+        through_a_registry(e, "built:1", &registry)?;
+        through_a_registry(e, "kit:1", &registry)?;
+    } else {
+        println!("there is no docker-registry: nothing is pushed");
     }
     let tar = format!("{}.tar", e.path("saved"));
     e.call(&["rmi", "-f", "changed:1", "built:1"])?;
