@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::hint::black_box;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
@@ -15,6 +15,7 @@ use crate::random::Random;
 
 const MIB: u64 = 1 << 20;
 const PAGE: u64 = 4096;
+const O_DIRECT: i32 = rustix::fs::OFlags::DIRECT.bits().cast_signed();
 /// What cp(1) and cat(1) use.
 const BLOCK: usize = 128 << 10;
 
@@ -94,6 +95,41 @@ pub(super) fn write(cx: &Cx) -> Result<Timed<'_>> {
         (0..times).try_for_each(|_| file.write_all(&block))?;
         Ok(())
     }))
+}
+
+/// Past the page cache (`O_DIRECT`), in blocks of 1 MiB, as virtual machines and databases do.
+pub(super) fn read_direct(cx: &Cx) -> Result<Timed<'_>> {
+    let (path, size) = (cx.merged.join(FILE), cx.scale.data * MIB);
+    Ok(Box::new(move || {
+        let mut file = File::options().read(true).custom_flags(O_DIRECT).open(&path)?;
+        let mut space = vec![0; MIB as usize + PAGE as usize];
+        let mut all = 0;
+        loop {
+            match file.read(aligned(&mut space))? {
+                0 => break,
+                n => all += n as u64,
+            }
+        }
+        ensure!(all == size, "{all} bytes of {size}");
+        Ok(())
+    }))
+}
+
+/// The same, written.
+pub(super) fn write_direct(cx: &Cx) -> Result<Timed<'_>> {
+    let path = cx.merged.join("new");
+    let mut space = vec![b'x'; MIB as usize + PAGE as usize];
+    Ok(Box::new(move || {
+        let mut file = File::options().write(true).create_new(true).custom_flags(O_DIRECT).open(&path)?;
+        (0..cx.scale.data).try_for_each(|_| file.write_all(aligned(&mut space)))?;
+        Ok(())
+    }))
+}
+
+/// One MiB of a slightly bigger space, at an address as direct I/O wants it.
+fn aligned(space: &mut [u8]) -> &mut [u8] {
+    let start = space.as_ptr().align_offset(PAGE as usize);
+    &mut space[start..start + MIB as usize]
 }
 
 pub(super) fn write_random(cx: &Cx) -> Result<Timed<'_>> {

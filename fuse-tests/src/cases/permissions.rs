@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::case::User;
+use crate::case::{User, skip};
 use crate::ctx::{Ctx, Out};
 use crate::sys::as_ids;
 use crate::tree::{Tree, cases, fails, holds, same};
@@ -16,6 +16,7 @@ cases!("permissions":
     supplementary_groups.privileged(), acl_of_groups_and_mask.privileged(), default_acl_with_mask.privileged(),
     capability_goes.by(ROOT), set_id_goes.privileged(), set_id_stays_for_nothing.privileged(), sticky.privileged(),
     mount_flags.onlay().by(ROOT), read_only.onlay(),
+    no_more_than_the_mounter.onlay().by(&[User::Ordinary, User::Userns, User::Norange]),
 );
 
 fn setfacl(m: &Tree, spec: &[&str], name: &str) -> Result<()> {
@@ -259,5 +260,59 @@ fn read_only(cx: &mut Ctx) -> Result<()> {
         Ok(())
     })?;
     same!(cx.upper.ls("")?, "own");
+    Ok(())
+}
+
+/// What the mounter may not read, make or give away outside, nobody can through the view, however it is called there.
+fn no_more_than_the_mounter(cx: &mut Ctx) -> Result<()> {
+    const SECRET: &str = "/etc/shadow";
+    if std::fs::read(SECRET).is_ok() {
+        return Err(skip(format!("{SECRET} can be read")));
+    }
+    let before = std::fs::metadata(SECRET)?;
+    let (m, at) = (cx.m.clone(), |t: &Tree| t.0.display().to_string());
+    cx.onlay(&["mount", "--lower", "/etc", "--upper", &at(&cx.upper), "--work", &at(&cx.work), &at(&m)])?.ok()?;
+    let secret = |m: &Tree, after: &str| -> Result<()> {
+        for name in m.ls("")?.split(' ').filter(|n| n.starts_with("shadow") && !n.ends_with('-')) {
+            holds!(std::fs::read(m.p(name)).is_err(), "{name} can be read {after}");
+        }
+        Ok(())
+    };
+    holds!(m.has("shadow")?);
+    secret(&m, "at first")?;
+    // Whether each of these is allowed is one question, what comes of it the other.
+    let (me, group) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let tries: [(&str, &dyn Fn() -> bool); 7] = [
+        ("after chmod", &|| m.mode("shadow", 0o666).is_ok()),
+        ("after chown", &|| m.owner("shadow", me, group).is_ok()),
+        ("after an attribute", &|| m.setx("shadow", "user.a", "1").is_ok()),
+        ("after link", &|| m.hard("shadow", "shadow.link").is_ok()),
+        ("after writing", &|| m.append("shadow", "x").is_ok()),
+        ("after copy_file_range", &|| std::fs::copy(m.p("shadow"), m.p("shadow.copy")).is_ok_and(|n| n > 0)),
+        ("after rename", &|| m.mv("shadow", "shadow.moved").is_ok()),
+    ];
+    for (after, attempt) in tries {
+        let done = attempt();
+        println!("{after}: {}", if done { "allowed" } else { "refused" });
+        // What failed may have left an empty copy of ours, which says nothing.
+        std::fs::remove_file(m.p("shadow.copy")).ok();
+        secret(&m, after)?;
+    }
+    m.file("own", "x")?;
+    let device = rustix::fs::makedev(1, 3);
+    let made = rustix::fs::mknodat(
+        rustix::fs::CWD,
+        m.p("null"),
+        rustix::fs::FileType::CharacterDevice,
+        rustix::fs::Mode::from_raw_mode(0o666),
+        device,
+    );
+    fails!(made, EPERM);
+    fails!(std::os::unix::fs::chown(m.p("own"), Some(4_000_000_000), None), EPERM | EINVAL);
+    fails!(rustix::fs::setxattr(m.p("own"), "trusted.a", b"", rustix::fs::XattrFlags::empty()), EPERM | EOPNOTSUPP);
+    cx.onlay(&["umount", &at(&m)])?.ok()?;
+    cx.wait_for_daemons()?;
+    let after = std::fs::metadata(SECRET)?;
+    same!((after.mode(), after.uid(), after.len(), after.ctime()), (before.mode(), before.uid(), before.len(), before.ctime()));
     Ok(())
 }
