@@ -17,7 +17,7 @@ const BOTH: &[User] = &[User::Root, User::Ordinary];
 
 cases!("engines":
     podman.onlay().by(BOTH).engine().slow(600), podman_mounts.onlay().by(BOTH).engine().slow(300),
-    podman_id_maps.onlay().by(BOTH).engine().slow(300), buildah.onlay().by(BOTH).engine().slow(600),
+    podman_after_a_crash.onlay().by(BOTH).engine().slow(300), podman_id_maps.onlay().by(BOTH).engine().slow(300), buildah.onlay().by(BOTH).engine().slow(600),
 );
 
 /// The base image's files: what builds delete, replace, rename and link.
@@ -358,6 +358,29 @@ fn podman_mounts(cx: &mut Ctx) -> Result<()> {
         same!(out.stdout.trim_end(), want);
     }
     same!(e.sh("base:1", "test -e /new || echo none")?, "none");
+    e.end(cx.user)
+}
+
+/// podman mounts containers volatile. When a daemon dies, its upper is marked; podman takes the mark away itself before it
+/// mounts again (containers/storage, `work/incompat/volatile`), because it knows what it is doing: the container starts.
+fn podman_after_a_crash(cx: &mut Ctx) -> Result<()> {
+    let e = Engine::new(cx, &["podman"])?;
+    e.call(&["import", "-q", &e.path("base.tar"), "localhost/base:1"])?;
+    e.call(&["run", "-d", "--name", "zz-crashed", "base:1", "sh", "-c", "echo x >> /kept; sleep 1000"])?;
+    let end = Instant::now() + Duration::from_secs(20);
+    while e.call(&["exec", "zz-crashed", "cat", "/kept"]).is_err() {
+        ensure!(Instant::now() < end, "the container does not run");
+    }
+    let serving = daemons(&e.dir.0)?;
+    ensure!(!serving.is_empty(), "nobody serves it");
+    for (pid, _) in serving {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)?;
+    }
+    e.call(&["stop", "-t", "0", "zz-crashed"])?;
+    e.call(&["start", "zz-crashed"])?;
+    let again = "while test $(wc -l < /kept) -lt 2; do sleep 0.1; done; cat /kept /data/1; rm /data/1; ls /data";
+    let said = e.call(&["exec", "zz-crashed", "sh", "-c", again])?;
+    same!(said, "x\nx\n1\n2\n3");
     e.end(cx.user)
 }
 
