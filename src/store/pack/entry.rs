@@ -155,13 +155,17 @@ impl<'a, W: Write> Entries<'a, W> {
     fn file(&mut self, mut head: Head<'a>, path: &[u8], attr: &Attr) -> Result<()> {
         let size = attr.stat.size;
         let fail = |errno| Error::from(Unread { path: path.to_vec(), errno });
-        let map = self.segments(attr.ino, size).map_err(fail)?;
+        let mut map = self.segments(attr.ino, size).map_err(fail)?;
         let stored: u64 = map.iter().map(|s| s.len).sum();
         if size - stored < HOLES {
             head.size = size;
             self.head(&head)?;
             self.data(attr.ino, Segment { at: 0, len: size }, path)?;
         } else {
+            if map.last().is_none_or(|last| last.at + last.len < size) {
+                // What makes GNU tar set the size.
+                map.push(Segment { at: size, len: 0 });
+            }
             let lines = map_lines(&map);
             head.size = lines.len() as u64 + stored;
             let name = std::mem::take(&mut head.path);
@@ -178,7 +182,7 @@ impl<'a, W: Write> Entries<'a, W> {
     /// Where a file has data.
     fn segments(&self, ino: u64, size: u64) -> std::result::Result<Vec<Segment>, Errno> {
         let whole = |size| if size == 0 { Vec::new() } else { vec![Segment { at: 0, len: size }] };
-        let mut all = Vec::new();
+        let mut all: Vec<Segment> = Vec::new();
         let mut at = 0;
         while at < size {
             let start = match self.view.seek(ino, at, libc::SEEK_DATA) {
@@ -195,7 +199,13 @@ impl<'a, W: Write> Entries<'a, W> {
             if end == start {
                 return Ok(whole(size));
             }
-            all.push(Segment { at: start, len: end - start });
+            // GNU tar reads each from a block of its own.
+            let block = BLOCK as u64;
+            let (start, stop) = (start / block * block, end.next_multiple_of(block).min(size));
+            match all.last_mut() {
+                Some(last) if last.at + last.len >= start => last.len = stop - last.at,
+                _ => all.push(Segment { at: start, len: stop - start }),
+            }
             at = end;
         }
         Ok(all)

@@ -4,6 +4,7 @@ mod fuzz;
 mod honest;
 mod hostile;
 pub(crate) mod make;
+mod peers;
 
 use crate::layer::Handle;
 use crate::layer::mem::Tree;
