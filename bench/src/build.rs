@@ -68,16 +68,28 @@ impl Build<'_> {
         fs::create_dir(self.site.join("context"))?;
         fs::write(self.site.join("context/Containerfile"), containerfile(self.files))?;
         let mut stores = Vec::new();
+        let done = self.rounds(&base, &mut stores, watch);
+        for store in &stores {
+            // What an interrupted build leaves: containers with their mounts, then images.
+            for args in [&["rm", "-a"][..], &["rmi", "-fa"]] {
+                if let Err(e) = store.call(self.site, args) {
+                    eprintln!("{e:#}");
+                }
+            }
+        }
+        done.map(|()| table(&stores, self.files))
+    }
+
+    fn rounds(&self, base: &Path, stores: &mut Vec<Store>, watch: &Watch) -> Result<()> {
         for (i, competitor) in self.competitors.iter().enumerate() {
             if competitor.kind != Kind::Native && competitor.kind != Kind::OverlayfsMetacopy {
                 let store = Store::new(&self.site.join(format!("b{i}")), competitor)?;
-                store
-                    .call(self.site, &["pull", "-q", &format!("docker-archive:{}", self.archive(&base)?.display())])?;
+                store.call(self.site, &["pull", "-q", &format!("docker-archive:{}", self.archive(base)?.display())])?;
                 stores.push(store);
             }
         }
         for round in 0..=self.rounds {
-            for store in &mut stores {
+            for store in stores.iter_mut() {
                 if watch.interrupted() {
                     bail!("interrupted");
                 }
@@ -97,10 +109,7 @@ impl Build<'_> {
                 eprintln!("round {round}: {}: {:.1} s", store.label, start.elapsed().as_secs_f64());
             }
         }
-        for store in &stores {
-            store.call(self.site, &["rmi", "-fa"])?;
-        }
-        Ok(table(&stores, self.files))
+        Ok(())
     }
 
     /// The base as an image that every store can take.

@@ -71,9 +71,12 @@ fn bench(args: &Args) -> Result<ExitCode> {
         let site = tempfile::Builder::new().prefix("onlay-bench-").tempdir_in(&args.dir)?;
         let counter = Counter::new(site.path());
         let files = args.synthetic.unwrap_or(if args.quick { 2_000 } else { 50_000 });
-        let (competitors, base, counter) = (&*competitors, args.base.as_deref(), counter.as_ref().ok());
-        let build = build::Build { competitors, rounds, files, base, site: site.path(), counter };
+        let (competitors, base) = (&*competitors, args.base.as_deref());
+        let build =
+            build::Build { competitors, rounds, files, base, site: site.path(), counter: counter.as_ref().ok() };
         let table = build.run(&watch);
+        // It has a mount in there.
+        drop(counter);
         run::remove(site.path());
         return say(&table?);
     }
