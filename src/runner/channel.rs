@@ -28,6 +28,10 @@ pub(super) enum Message {
     NeedMaps,
     /// Parent: they are written.
     MapsWritten,
+    /// Init: its network namespace is there, connect it.
+    NeedNetwork,
+    /// Parent, by way of the supervisor: it is connected.
+    Connected,
     /// Parent: send this signal on.
     Signal(i32),
     /// Init: the master of the command's new terminal comes along.
@@ -153,6 +157,8 @@ fn encode(message: &Message) -> Vec<u8> {
         Message::Signal(s) => (b'k', *s as u8, String::new()),
         Message::Terminal => (b't', 0, String::new()),
         Message::Starting => (b's', 0, String::new()),
+        Message::NeedNetwork => (b'N', 0, String::new()),
+        Message::Connected => (b'C', 0, String::new()),
         Message::Exec(process) => (b'x', 0, process.clone()),
         Message::Running => (b'r', 0, String::new()),
         Message::Stopped => (b'z', 0, String::new()),
@@ -175,6 +181,8 @@ fn decode(packet: &[u8]) -> Option<Message> {
         b'k' => Message::Signal(i32::from(*number)),
         b't' => Message::Terminal,
         b's' => Message::Starting,
+        b'N' => Message::NeedNetwork,
+        b'C' => Message::Connected,
         b'x' => Message::Exec(text.into_owned()),
         b'r' => Message::Running,
         b'z' => Message::Stopped,
@@ -205,6 +213,8 @@ mod tests {
             Message::Terminal,
             Message::Exec("{}".into()),
             Message::Running,
+            Message::NeedNetwork,
+            Message::Connected,
             Message::Stopped,
             Message::Warning("w".into()),
             Message::Failed(failed),

@@ -54,7 +54,7 @@ fn make_inside(plan: &Plan, view: &Path, ends: &Ends<'_>) -> Result<OwnedFd, Err
     let roots = Roots::open(view).map_err(|e| Error::new("open the view", e))?;
     let mut place = Place::Outside(roots);
     for step in plan.steps() {
-        place = carry_out(step, place, channel).map_err(|failure| {
+        place = carry_out(step, place, ends).map_err(|failure| {
             let error = Error::new(step, failure.errno);
             match failure.hint {
                 Some(hint) => error.hinted(hint),
@@ -76,10 +76,18 @@ enum Place {
     Inside(OwnedFd),
 }
 
-fn carry_out(step: &Step, place: Place, channel: &Channel) -> Result<Place, Failure> {
+fn carry_out(step: &Step, place: Place, ends: &Ends<'_>) -> Result<Place, Failure> {
     match (step, &place) {
         (Step::SetHostname(name), _) => sethostname(name).map_err(errno)?,
         (Step::LoopbackUp, _) => loopback_up()?,
+        (Step::Connect, _) => {
+            ends.up.send(&Message::NeedNetwork);
+            // Why not, the parent knows, and ends us.
+            match ends.link.receive().map_err(errno)? {
+                Some(Received { message: Message::Connected, .. }) => {}
+                _ => return Err(rustix::io::Errno::NETDOWN.into()),
+            }
+        }
         (Step::PivotRoot, Place::Outside(_)) => {
             if let Place::Outside(roots) = place {
                 return Ok(Place::Inside(roots.switch()?));
@@ -88,7 +96,7 @@ fn carry_out(step: &Step, place: Place, channel: &Channel) -> Result<Place, Fail
         (Step::CopyOf { path, .. }, Place::Outside(roots)) => {
             if let Err(Failure { errno, hint }) = roots.carry_out(step) {
                 let why = hint.map_or(String::new(), |h| format!(" ({h})"));
-                channel.send(&Message::Warning(format!("{path}: {errno}{why}")));
+                ends.up.send(&Message::Warning(format!("{path}: {errno}{why}")));
             }
         }
         (Step::LimitBounding(set), Place::Inside(_)) => process::limit_bounding(*set)?,

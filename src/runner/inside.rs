@@ -15,6 +15,7 @@ use rustix::mount::{
 use rustix::process::{fchdir, pivot_root};
 
 use super::plan::Step;
+use super::volume::make_target;
 use crate::sys::mount::make_read_only;
 
 /// The two roots, while both are there.
@@ -106,6 +107,11 @@ impl Roots {
             Step::Mask(path) => self.mask(path),
             Step::ReadOnly(path) => self.read_only(path),
             Step::CopyOf { path, extra, make } => self.copy_of(Path::new(path), extra, *make),
+            Step::Text { path, text } => {
+                let path = Path::new(path);
+                let target = make_target(&self.view, path, FileType::RegularFile)?;
+                self.bind_text(text.as_bytes(), path.file_name().unwrap_or(OsStr::new("file")), &target)
+            }
             Step::Volume(volume) => volume.mount(&self.machine, &self.view),
             Step::SealView => Ok(make_read_only(self.view.as_fd(), false)?),
             _ => Err(Errno::NOTSUP.into()),

@@ -13,6 +13,7 @@ use rustix::process::umask;
 
 use super::channel::{self, Channel, Message, Received};
 use super::error::RUNNER_FAILED;
+use super::network::{self, Connection};
 use super::relay::Relay;
 use super::signals::Signals;
 use super::terminal::{Loan, Terminal};
@@ -61,6 +62,7 @@ pub fn run(spec: &Spec, root: &mut dyn Root) -> Result<i32, Error> {
 /// As there.
 pub fn run_attended(spec: &Spec, root: &mut dyn Root, mut attended: Attended<'_>) -> Result<i32, Error> {
     check(spec)?;
+    network::check(spec.network)?;
     let plan = plan(spec);
     // What is buffered must not be written once by each process.
     std::io::stdout().flush().map_err(|e| Error::new("standard output", e))?;
@@ -119,6 +121,7 @@ fn watch(
     // We stop if the command does, when it is a job of the caller's shell or the shell asked for it.
     let mut asked_to_stop = false;
     let mut relay: Option<Relay> = None;
+    let mut connection = None;
     loop {
         let Ready { message, relayed, input, asked } =
             poll_all(signals, Some(channel), relay.as_ref(), attended.control.as_ref())
@@ -161,6 +164,19 @@ fn watch(
                     failure = Some(e);
                 }
             },
+            Message::NeedNetwork => {
+                let init = sender.ok_or_else(|| Error::new("network", "for whom is not known"))?;
+                match Connection::new(spec.network, &spec.ports, init, &spec.base) {
+                    Ok(made) => {
+                        connection = Some(made);
+                        channel.send(&Message::Connected);
+                    }
+                    Err(e) => {
+                        failure = Some(e);
+                        channel.send(&Message::Signal(Signal::SIGKILL as i32));
+                    }
+                }
+            }
             Message::Starting => loan.started(sender),
             Message::Stopped if loan.is_shared() || asked_to_stop => {
                 asked_to_stop = false;
@@ -177,12 +193,13 @@ fn watch(
                     running();
                 }
             }
-            Message::Stopped | Message::MapsWritten | Message::Signal(_) | Message::Exec(_) => {}
+            Message::Stopped | Message::MapsWritten | Message::Signal(_) | Message::Exec(_) | Message::Connected => {}
         }
     }
     if let Some(relay) = relay {
         relay.end().map_err(|e| Error::new("terminal", e))?;
     }
+    drop(connection);
     let status = reap(supervisor).map_err(|e| Error::new("waitpid", e))?;
     match (failure, outcome) {
         (Some(e), _) => Err(e),

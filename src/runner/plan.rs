@@ -19,6 +19,15 @@ pub enum Step {
     SetHostname(String),
     /// The loopback interface of the new network namespace.
     LoopbackUp,
+    /// The parent connects the new network namespace to the machine's sockets.
+    Connect,
+    /// A read-only file of this text, bound over one of the view's.
+    Text {
+        /// The file; made if it is missing.
+        path: &'static str,
+        /// What is in it.
+        text: String,
+    },
     /// pivot_root(2) onto the view, and umount2(2) of the old root: from here on nothing of the machine can be reached.
     PivotRoot,
     /// A directory that has to be there; made if it is not.
@@ -131,6 +140,8 @@ const MASKED: [&str; 12] = [
     "/sys/firmware",
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// The address slirp4netns(1) answers names at.
+const SLIRP_DNS: &str = "10.0.2.3";
 /// The group `tty`, by convention.
 const TTY: u32 = 5;
 
@@ -159,7 +170,7 @@ impl Plan {
 /// The plan for `spec`. No input but that, no output but this.
 pub fn plan(spec: &Spec) -> Plan {
     let mut namespaces = vec!["user", "mount", "pid", "ipc", "uts", "cgroup"];
-    if spec.network == Network::None {
+    if spec.network.is_new() {
         namespaces.push("net");
     }
     let command = spec.process.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -171,11 +182,14 @@ fn steps(spec: &Spec) -> Vec<Step> {
     let path = PathBuf::from;
     let mut steps = Vec::new();
     steps.extend(spec.hostname.clone().map(Step::SetHostname));
-    if spec.network == Network::None {
+    if spec.network.is_new() {
         steps.push(Step::LoopbackUp);
     }
+    if spec.network.is_connected() {
+        steps.push(Step::Connect);
+    }
     steps.extend([Step::MakeDir(path("/proc")), Step::MountProc]);
-    steps.extend([Step::MakeDir(path("/sys")), Step::MountSys { fresh: spec.network == Network::None }]);
+    steps.extend([Step::MakeDir(path("/sys")), Step::MountSys { fresh: spec.network.is_new() }]);
     dev(spec, &mut steps);
     let covered = |p: &Path| !spec.unmask.iter().any(|u| p.starts_with(u));
     steps.extend(MASKED.map(path).into_iter().filter(|p| covered(p)).map(Step::Mask));
@@ -183,8 +197,10 @@ fn steps(spec: &Spec) -> Vec<Step> {
     if !spec.host {
         let name = spec.hostname.as_deref().unwrap_or_default();
         let extra = if name.is_empty() { String::new() } else { format!("127.0.1.1 {name}\n") };
-        let online = spec.network == Network::Host;
-        if online {
+        let online = spec.network != Network::None;
+        if spec.network == Network::Slirp4netns {
+            steps.push(Step::Text { path: "/etc/resolv.conf", text: format!("nameserver {SLIRP_DNS}\n") });
+        } else if online {
             steps.push(Step::CopyOf { path: "/etc/resolv.conf", extra: String::new(), make: true });
         }
         steps.push(Step::CopyOf { path: "/etc/hosts", extra, make: online });
@@ -252,6 +268,8 @@ impl fmt::Display for Step {
         match self {
             Self::SetHostname(name) => write!(f, "set host name {name}"),
             Self::LoopbackUp => write!(f, "bring up lo"),
+            Self::Connect => write!(f, "connect the network"),
+            Self::Text { path, .. } => write!(f, "bind a file of ours over {path}"),
             Self::PivotRoot => write!(f, "pivot_root, detach the old root"),
             Self::MakeDir(p) => write!(f, "make directory {}", show(p)),
             Self::MountProc => write!(f, "mount proc on /proc"),

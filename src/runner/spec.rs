@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
-use super::{KEPT_CAPABILITIES, Mapping, Seccomp, Volume};
+use super::{KEPT_CAPABILITIES, Mapping, Port, Seccomp, Volume};
 
 /// The network the command sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +15,10 @@ pub enum Network {
     Host,
     /// A new one with nothing but a loopback interface, which is up.
     None,
+    /// A new one, connected by pasta(1).
+    Pasta,
+    /// A new one, connected by slirp4netns(1).
+    Slirp4netns,
 }
 
 /// A resource limit, setrlimit(2).
@@ -158,6 +162,8 @@ pub struct Spec {
     pub hostname: Option<String>,
     /// The network inside.
     pub network: Network,
+    /// Ports of the machine's that lead inside, with a network that is connected.
+    pub ports: Vec<Port>,
     /// The ids inside.
     pub mapping: Mapping,
     /// A directory of the caller's, absolute, that exists: the view is mounted on `merged` below it, in a mount
@@ -177,6 +183,18 @@ pub struct Spec {
     pub unmask: Vec<PathBuf>,
 }
 
+impl Network {
+    /// A network namespace is made.
+    pub(super) fn is_new(self) -> bool {
+        self != Self::Host
+    }
+
+    /// It leads somewhere, by a program's help.
+    pub(super) fn is_connected(self) -> bool {
+        matches!(self, Self::Pasta | Self::Slirp4netns)
+    }
+}
+
 impl Spec {
     /// A run of `process` with the defaults: a view that is not the machine's, no network, nothing else mounted.
     pub fn new(process: Process, mapping: Mapping, base: PathBuf) -> Self {
@@ -184,6 +202,7 @@ impl Spec {
             process,
             hostname: None,
             network: Network::None,
+            ports: Vec::new(),
             mapping,
             base,
             host: false,

@@ -7,7 +7,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 
 use super::process::ProcessArgs;
 use super::security::SecurityArgs;
-use super::values::ArgError;
+use super::values::{ArgError, port};
 use super::volumes::VolumeArgs;
 use crate::runner::{Mapping, Network, Process, Spec};
 
@@ -90,6 +90,10 @@ pub(in crate::cli) struct RunArgs {
     #[arg(long, visible_alias = "net", value_name = "NET", help_heading = "Network")]
     pub(in crate::cli) network: Option<NetworkArg>,
 
+    /// Let a port of the machine lead to one inside [default address: all of the machine's]
+    #[arg(short, long, value_name = "[ADDR:]HOST:CONTAINER[/udp]", action = clap::ArgAction::Append, help_heading = "Network")]
+    pub(in crate::cli) publish: Vec<String>,
+
     /// The host name inside [default: onlay, with --host: the machine's]
     #[arg(short = 'h', long, value_name = "NAME", help_heading = "Network")]
     pub(in crate::cli) hostname: Option<String>,
@@ -123,6 +127,10 @@ pub(in crate::cli) enum NetworkArg {
     Host,
     /// Nothing but loopback
     None,
+    /// Its own, connected without root by pasta (package passt)
+    Pasta,
+    /// Its own, connected without root by slirp4netns
+    Slirp4netns,
 }
 
 /// What an image says of how it is run (OCI image specification, config). Empty where there is no image.
@@ -196,8 +204,17 @@ impl RunArgs {
         };
         let network = match (self.network, self.host) {
             (Some(NetworkArg::Host), _) | (None, true) => Network::Host,
+            (Some(NetworkArg::Pasta), _) => Network::Pasta,
+            (Some(NetworkArg::Slirp4netns), _) => Network::Slirp4netns,
+            // A port leads nowhere without.
+            (None, false) if !self.publish.is_empty() => Network::Pasta,
             (Some(NetworkArg::None), _) | (None, false) => Network::None,
         };
+        let ports = self.publish.iter().map(|text| port(text)).collect::<Result<Vec<_>, _>>()?;
+        if !ports.is_empty() && matches!(network, Network::Host | Network::None) {
+            let text = self.publish.join(" ");
+            return Err(ArgError::value("publish", text, "this network publishes no ports").hint("--network pasta"));
+        }
         let workdir = match (self.process.workdir()?, self.host) {
             (Some(dir), _) => Some(dir),
             (None, true) => caller.cwd.clone(),
@@ -220,6 +237,7 @@ impl RunArgs {
         Ok(Spec {
             hostname,
             network,
+            ports,
             host: self.host,
             hide: hide.to_owned(),
             volumes: self.volumes.volumes(caller.cwd.as_deref())?,

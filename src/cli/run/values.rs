@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::fmt::Display;
 
 use crate::cli::error::Error;
-use crate::runner::{Limit, LimitName};
+use crate::runner::{Limit, LimitName, Port};
 
 /// What of the arguments makes no sense, one line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +63,31 @@ pub(super) fn bytes(text: &str) -> Option<u64> {
     }
 }
 
+/// `[ADDR:]HOST:CONTAINER[/tcp|/udp]`, or one port that is the same on both sides.
+pub(super) fn port(text: &str) -> Result<Port, ArgError> {
+    let bad = |why: &str| ArgError::value("publish", text, why).hint("8080:80, 127.0.0.1:8080:80, 53:53/udp");
+    let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let udp = match protocol {
+        "tcp" => false,
+        "udp" => true,
+        _ => return Err(bad("tcp and udp are the protocols")),
+    };
+    let number = |word: &str| match word.parse::<u16>() {
+        Ok(n @ 1..) => Ok(n),
+        _ => Err(bad("not a port, 1 to 65535")),
+    };
+    let words: Vec<_> = numbers.split(':').collect();
+    let (address, machine, inside) = match words[..] {
+        [both] => ("", both, both),
+        [machine, inside] => ("", machine, inside),
+        [address, machine, inside] => (address, machine, inside),
+        _ => return Err(bad("not [ADDR:]HOST:CONTAINER")),
+    };
+    let address = if address.is_empty() { "0.0.0.0" } else { address };
+    let address = address.parse().map_err(|_| bad("not an IPv4 address"))?;
+    Ok(Port { address, machine: number(machine)?, inside: number(inside)?, udp })
+}
+
 /// `NAME=SOFT[:HARD]`, -1 for no limit.
 pub(super) fn limit(text: &str) -> Result<Limit, ArgError> {
     let known = || LimitName::ALL.map(|(name, _)| name).join(", ");
@@ -97,6 +122,16 @@ mod tests {
         }
         for text in ["", "m", "-1", "1x", "99999999999999999999", "18446744073709551615t"] {
             assert_eq!(bytes(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn ports_lead_inside() {
+        assert_eq!(port("8080:80").unwrap().to_string(), "0.0.0.0:8080:80/tcp");
+        assert_eq!(port("127.0.0.1:53:54/udp").unwrap().to_string(), "127.0.0.1:53:54/udp");
+        assert_eq!(port("9").unwrap().to_string(), "0.0.0.0:9:9/tcp");
+        for bad in ["", "0:1", "1:70000", "a:1:1", "1:2:3:4", "1:1/sctp"] {
+            assert!(port(bad).is_err(), "{bad}");
         }
     }
 
