@@ -200,7 +200,7 @@ impl Ops {
             unless(
                 w.writeback,
                 line("writeback", w.writeback, feature::WRITEBACK_CACHE, not_both, ""),
-                "measured no faster for most, and holes would not be told",
+                "holes of files would not be told",
             ),
         ]
     }
