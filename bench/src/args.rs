@@ -22,8 +22,8 @@ Examples:
   Two builds of onlay:
     cargo run --release -p bench -- --against onlay=/tmp/old/onlay,overlayfs
 
-Competitors: overlayfs, overlayfs-metacopy (with metacopy=on,redirect_dir=on), fuse-overlayfs, native (a plain copy),
-and onlay=PATH, fuse-overlayfs=PATH. The onlay beside this binary, or the one in $ONLAY, always takes part."
+Competitors: onlay-index (with an image index of the layers), overlayfs, overlayfs-metacopy (with
+metacopy=on,redirect_dir=on), fuse-overlayfs, native (a plain copy), and onlay=PATH, fuse-overlayfs=PATH. The onlay beside this binary, or the one in $ONLAY, always takes part."
 )]
 pub(crate) struct Args {
     /// Whom to measure against; default: overlayfs and every fuse-overlayfs found

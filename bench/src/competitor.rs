@@ -11,6 +11,8 @@ use serde::Serialize;
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Kind {
     Onlay,
+    /// The same, with an image index of the lower layers that was built before.
+    OnlayIndex,
     /// The kernel's, with what it does by default.
     Overlayfs,
     /// The kernel's, with `metacopy=on,redirect_dir=on`.
@@ -51,7 +53,7 @@ pub(crate) fn find(against: &[String]) -> Result<(Vec<Competitor>, Vec<Missing>)
         Err(m) => missing.push(m),
     };
     let default = ["overlayfs".to_owned(), "fuse-overlayfs".to_owned()];
-    take(onlay());
+    take(onlay(Kind::Onlay));
     for word in if against.is_empty() { default.as_slice() } else { against } {
         let (name, path) = match word.split_once('=') {
             Some((name, path)) => (name, Some(Path::new(path))),
@@ -59,6 +61,7 @@ pub(crate) fn find(against: &[String]) -> Result<(Vec<Competitor>, Vec<Missing>)
         };
         match (name, path) {
             ("onlay", None) => {}
+            ("onlay-index", None) => take(onlay(Kind::OnlayIndex)),
             ("onlay", Some(path)) => take(Ok(program(Kind::Onlay, path)?)),
             ("fuse-overlayfs", Some(path)) => take(Ok(program(Kind::FuseOverlayfs, path)?)),
             ("fuse-overlayfs", None) => {
@@ -86,12 +89,12 @@ pub(crate) fn find(against: &[String]) -> Result<(Vec<Competitor>, Vec<Missing>)
 }
 
 /// `$ONLAY`, or the one beside this binary.
-fn onlay() -> Result<Competitor, Missing> {
+fn onlay(kind: Kind) -> Result<Competitor, Missing> {
     let beside = || std::env::current_exe().ok().map(|me| me.with_file_name("onlay")).filter(|p| p.exists());
     let named = std::env::var_os("ONLAY").map(PathBuf::from);
     named
         .or_else(beside)
-        .and_then(|path| program(Kind::Onlay, &path).ok())
+        .and_then(|path| program(kind, &path).ok())
         .ok_or_else(|| Missing { name: "onlay".into(), hint: "`cargo build --release`, or its path in $ONLAY".into() })
 }
 
@@ -117,10 +120,11 @@ fn program(kind: Kind, path: &Path) -> Result<Competitor> {
     let out = Command::new(&program).arg("--version").output().with_context(|| path.display().to_string())?;
     ensure!(out.status.success(), "{} --version: {}", path.display(), out.status);
     let said = String::from_utf8_lossy(&out.stdout);
-    let name = if kind == Kind::Onlay { "onlay" } else { "fuse-overlayfs" };
+    let name = if matches!(kind, Kind::Onlay | Kind::OnlayIndex) { "onlay" } else { "fuse-overlayfs" };
     let line = said.lines().find(|l| l.starts_with(name)).unwrap_or_default();
     let version = line.split(' ').next_back().unwrap_or_default().to_owned();
-    Ok(Competitor { kind, program, label: format!("{name} {version}").trim().to_owned(), version })
+    let with = if kind == Kind::OnlayIndex { ", image index" } else { "" };
+    Ok(Competitor { kind, program, label: format!("{name} {version}").trim().to_owned() + with, version })
 }
 
 /// Two with the same name get their paths.

@@ -36,6 +36,8 @@ pub(crate) struct Place {
     pub(crate) merged: PathBuf,
     /// What a daemon says.
     pub(crate) log: PathBuf,
+    /// The image index of the lower layers, built by whoever wants it first.
+    pub(crate) index: PathBuf,
 }
 
 /// A mount, or a copy that stands for one.
@@ -68,6 +70,14 @@ impl Place {
 impl<'a> Mounted<'a> {
     /// Mounts; for the native one, `merged` is a copy already.
     pub(crate) fn new(competitor: &Competitor, place: &Place, watch: &'a Watch) -> Result<Self> {
+        if competitor.kind == Kind::OnlayIndex && !place.index.exists() {
+            // The first mount builds the index, which an image has before it is mounted.
+            Self::timed(competitor, place, watch)?.end()?;
+        }
+        Self::timed(competitor, place, watch)
+    }
+
+    fn timed(competitor: &Competitor, place: &Place, watch: &'a Watch) -> Result<Self> {
         let start = Instant::now();
         let mut mounted = Self {
             at: place.merged.clone(),
@@ -83,7 +93,7 @@ impl<'a> Mounted<'a> {
                 mount_kernel(competitor.kind, place).context("mount")?;
                 mounted.mounted = true;
             }
-            Kind::Onlay | Kind::FuseOverlayfs => mounted.serve(competitor, place)?,
+            Kind::Onlay | Kind::OnlayIndex | Kind::FuseOverlayfs => mounted.serve(competitor, place)?,
         }
         // Some put work off until somebody looks.
         mounted.check(fs::read_dir(&mounted.at).map(Iterator::count).context("list the root"))?;
@@ -97,10 +107,16 @@ impl<'a> Mounted<'a> {
         let log = File::create(&place.log)?;
         let mut cmd = Command::new(&competitor.program);
         match competitor.kind {
-            Kind::Onlay => cmd.args(["mount", "--foreground"]),
+            Kind::Onlay | Kind::OnlayIndex => cmd.args(["mount", "--foreground"]),
             _ => cmd.arg("-f"),
         };
-        cmd.arg("-o").arg(place.options()).arg(&self.at);
+        cmd.arg("-o").arg(place.options());
+        if competitor.kind == Kind::OnlayIndex {
+            let mut index = OsString::from("image_index=");
+            index.push(&place.index);
+            cmd.arg("-o").arg(index);
+        }
+        cmd.arg(&self.at);
         // A group of its own: Ctrl-C is for us, and we end it in order.
         cmd.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let daemon = cmd.spawn().with_context(|| format!("{cmd:?}"))?;

@@ -97,7 +97,7 @@ pub(crate) fn run(plan: &Plan<'_>, fixtures: &mut Fixtures<'_>, watch: &Watch) -
 fn applies(competitor: &Competitor, workload: &Workload, counting: bool) -> bool {
     let mounting = matches!(workload.work, Work::Mounting);
     match competitor.kind {
-        Kind::Onlay | Kind::FuseOverlayfs => !(mounting && counting),
+        Kind::Onlay | Kind::OnlayIndex | Kind::FuseOverlayfs => !(mounting && counting),
         Kind::Overlayfs | Kind::OverlayfsMetacopy => !counting,
         Kind::Native => !mounting && !counting,
     }
@@ -133,11 +133,12 @@ fn one(
     let round = Round::new(plan.dir)?;
     let lowers = fixtures.lowers(workload.set)?;
     let mut place = Place {
-        lowers,
         upper: round.dir("upper")?,
         work: round.dir("work")?,
         merged: round.dir("merged")?,
         log: round.0.join("log"),
+        index: index_of(plan.dir, &lowers),
+        lowers,
     };
     if competitor.kind == Kind::Native {
         place.merged = native(fixtures, workload, &place)?;
@@ -246,4 +247,12 @@ pub(crate) fn remove(dir: &Path) {
         Ok(s) => eprintln!("rm {}: {s}", dir.display()),
         Err(e) => eprintln!("rm {}: {e}", dir.display()),
     }
+}
+
+/// Where the image index of these layers is, for all rounds.
+fn index_of(dir: &Path, lowers: &[PathBuf]) -> PathBuf {
+    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    lowers.hash(&mut hasher);
+    dir.join(format!("image-index-{:016x}", hasher.finish()))
 }

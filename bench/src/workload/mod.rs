@@ -121,6 +121,7 @@ pub(crate) fn all(scale: &Scale) -> Vec<Workload> {
         Workload::new(format!("write {calls} pages, random, mmap"), few, data::write_map_random).writes(),
         Workload::new(format!("append a byte to {big} MiB below"), Set::Big, data::append).writes(),
         Workload::mounting(2),
+        Workload { name: "mount the whole tree".into(), set: Set::Tree, ..Workload::mounting(2) },
         Workload::mounting(50),
         Workload::mounting(200),
     ]
