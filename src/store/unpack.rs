@@ -16,7 +16,7 @@
 //! | attribute `trusted.overlay.X`, stored owners, `security.selinux` | left out, told in [`Unpacked::skipped`] |
 //! | an attribute that the file system, or our privilege, does not allow | left out, told likewise |
 //! | an object where there is one | replaces it; a directory over a directory keeps what is in it |
-//! | a directory that has no entry | made, 0755 of root |
+//! | a directory that has no entry, the root included | made, 0755 of root |
 //! | a parent that is no directory, a link to one included | refused |
 //!
 //! The union's marks are always `user.overlay.`: every user namespace can read them.
@@ -176,6 +176,7 @@ pub fn unpack(
         let pieces = stream::start(scope, blob, &options.limits, progress);
         let mut archive = archive::Archive::new(pieces, &options.limits);
         let mut tree = tree::Tree::new(into.clone(), options);
+        tree.begin()?;
         let mut entries = 0;
         while let Some(entry) = archive.next()? {
             entries += 1;

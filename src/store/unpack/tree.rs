@@ -49,6 +49,9 @@ struct Look {
     rdev: u64,
 }
 
+/// That of a directory which has no entry.
+const IMPLIED: Look = Look { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, rdev: 0 };
+
 impl Look {
     fn of(entry: &Entry, kind: Kind) -> Self {
         Self { kind, mode: entry.mode, uid: entry.uid, gid: entry.gid, rdev: entry.rdev }
@@ -70,6 +73,12 @@ impl<'a> Tree<'a> {
 
     fn limits(&self) -> &'a Limits {
         &self.options.limits
+    }
+
+    /// The root is as a directory without an entry, until it has one. (With stored owners its attribute tells that there are
+    /// some.)
+    pub(super) fn begin(&self) -> Result<(), Error> {
+        self.settle(&self.here(), b"", &IMPLIED)
     }
 
     /// Puts one entry in its place.
@@ -130,14 +139,13 @@ impl<'a> Tree<'a> {
     }
 
     fn step(&mut self, at: &Handle, path: &[&[u8]], name: &[u8]) -> Result<Handle, Error> {
-        let implied = Look { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, rdev: 0 };
         match at.open_dir(name) {
             Ok(dir) => Ok(dir),
-            Err(Errno::NOENT) => self.make_dir(at, name, &implied),
+            Err(Errno::NOENT) => self.make_dir(at, name, &IMPLIED),
             Err(Errno::NOTDIR | Errno::LOOP) => {
                 let kind = at.stat(name).map_err(Error::write("look at a parent"))?;
                 if kind.is_whiteout() {
-                    return self.make_dir(at, name, &implied);
+                    return self.make_dir(at, name, &IMPLIED);
                 }
                 let shown = path.join(&b'/');
                 let words = match kind.kind {

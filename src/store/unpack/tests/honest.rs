@@ -263,3 +263,15 @@ fn owners_are_stored_where_there_is_one_id() {
     assert_eq!(content(&root, "link"), b"away");
     assert_eq!(unpacked.skipped, [] as [String; 0]);
 }
+
+#[test]
+fn a_root_without_an_entry() {
+    for options in [Options::default(), stored()] {
+        let root = Handle::Mem(Tree::new(1).root(true));
+        root.chmod(b"", 0o700).expect("chmod");
+        unpack(&Make::default().file("a", b"").end()[..], &root, &options, &|_| {}).expect("unpacked");
+        assert_eq!(root.stat(b"").expect("itself").mode, 0o755);
+        let told = attr(&root, "", "user.containers.override_stat");
+        assert_eq!(told.as_deref(), (options.owners == Owners::Stored).then_some(&b"0:0:0755:dir"[..]));
+    }
+}
