@@ -132,6 +132,7 @@ fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result
         open_files: raise_open_files(),
         volatile: settings.volatile,
         index: settings.index.clone(),
+        live_lowers: settings.tuning.ttl != crate::fuse::Tuning::default().ttl,
         ..Config::default()
     };
 

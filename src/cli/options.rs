@@ -116,7 +116,7 @@ impl Settings {
             "xino" => one_of(name, value, &["on", "off", "auto"])?,
             "redirect_dir" => one_of(name, value, &["on", "off", "follow", "nofollow"])?,
             "metacopy" | "index" => one_of(name, value, &["on", "off"])?,
-            "fsync" | "threaded" | "writeback" | "fast_ino" => one_of(name, value, &["0", "1"])?,
+            "fsync" | "threaded" | "fast_ino" => one_of(name, value, &["0", "1"])?,
             "fsname" | "source" => self.mount.source = String::from_utf8_lossy(&unescape(needed()?)).into_owned(),
             "userxattr" => self.prefix = Some(Prefix::User),
             "ro" => self.mount.read_only = true,

@@ -12,6 +12,10 @@ use super::ring;
 use super::transport::Transport;
 use crate::vocab::{Result, why};
 
+/// Bytes for the stack of a thread, there when they are used: redirects are followed one inside the other, as many as there
+/// are layers.
+const STACK: usize = 16 << 20;
+
 /// A connection whose first request has been answered.
 #[derive(Debug)]
 pub(super) struct Ours {
@@ -87,5 +91,5 @@ impl Ours {
 }
 
 fn start(name: String, f: impl FnOnce() -> Result<()> + Send + 'static) -> io::Result<JoinHandle<Result<()>>> {
-    std::thread::Builder::new().name(name).spawn(f)
+    std::thread::Builder::new().name(name).stack_size(STACK).spawn(f)
 }

@@ -60,6 +60,7 @@ impl Overlay {
         if done(node) {
             return Ok(());
         }
+        self.copy_up_above(node)?;
         let _one_at_a_time = node.copy_up.lock();
         if done(node) {
             return Ok(());
@@ -71,6 +72,20 @@ impl Overlay {
             Want::Data { upto } if node.has_upper() => self.complete_data(node, upto),
             _ => self.copy_up_other(node, want, true),
         }
+    }
+
+    /// The directories above a node, the topmost first: not one inside the other, however deep the tree.
+    fn copy_up_above(&self, node: &Arc<Node>) -> Result<()> {
+        let mut missing = Vec::new();
+        let mut at = node.first_link();
+        while let Some(link) = at {
+            if link.parent.has_upper() {
+                break;
+            }
+            at = link.parent.first_link();
+            missing.push(link.parent);
+        }
+        missing.iter().rev().try_for_each(|dir| self.copy_up(dir, Want::Metadata))
     }
 
     /// Puts a lower hard link into the index, so that its link count in the view is known, but under no name.

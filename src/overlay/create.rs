@@ -8,7 +8,7 @@ use super::node::{Below, Node, UpperAt};
 use super::stack::Marks;
 use super::{Attr, Caller, Overlay};
 use crate::layer::{Handle, Rename};
-use crate::vocab::{Errno, Kind, Result};
+use crate::vocab::{Errno, Kind, Result, Stat};
 
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
@@ -56,60 +56,102 @@ impl Overlay {
         let parent = self.dir_node(parent)?;
         self.copy_up(&parent, Want::Metadata)?;
         let names = parent.names_mut();
-        let over_whiteout = self.vacant(&parent, names.removed(), name)?;
+        if names.removed() {
+            return Err(Errno::NOENT);
+        }
         let dir = self.upper_dir(&parent)?;
         let inherits = self.has_default_acl(&parent)?;
-        let above = self.stored_stat(&dir, b"")?;
         let new = &New { uid: self.config.ids.uid.stored_for(new.caller.uid), ..*new };
         let device = new.kind.is_whiteout(new.rdev);
-        if device {
-            self.set_devices(&parent, &dir)?;
-        }
         let mut mode = new.mode & 0o7777;
         if !inherits && new.kind != Kind::Symlink {
             mode &= !new.caller.umask;
         }
-        let mut gid = self.config.ids.gid.stored_for(new.caller.gid);
-        if above.mode & 0o2000 != 0 {
-            gid = above.gid;
-            if new.kind == Kind::Dir {
-                mode |= 0o2000;
-            }
-        }
-        if over_whiteout && !self.is_plain() {
-            self.make_over_whiteout(&dir, name, new, mode, gid, inherits)?;
-        } else {
-            if over_whiteout {
-                self.make_way(&dir, name)?;
-            }
-            self.build_new(&dir, name, new, mode)?;
-            let settled = self.settle(&dir, name, new, mode, gid).and_then(|()| {
-                // What the whiteout hid may be a directory, too.
-                if over_whiteout && new.kind == Kind::Dir { self.make_opaque(&dir, name) } else { Ok(()) }
-            });
-            if let Err(e) = settled {
-                let undone = if new.kind == Kind::Dir { dir.rmdir(name) } else { dir.unlink(name) };
-                if let Err(e) = undone {
-                    log::warn!("{} was made by halves and can't be removed: {e}", String::from_utf8_lossy(name));
+        let alone = !parent.is_mixed() && !self.config.stored_owners && !self.is_plain() && !device;
+        let stat = match if alone { self.make_alone(&dir, name, new, mode)? } else { None } {
+            Some(stat) => stat,
+            None => {
+                let over_whiteout = self.vacant(&parent, names.removed(), name)?;
+                if device {
+                    self.set_devices(&parent, &dir)?;
                 }
-                return Err(e);
+                self.make_among(&dir, name, new, mode, inherits, over_whiteout)?;
+                dir.stat(name)?
             }
-            if over_whiteout {
-                self.take_whiteout(&dir, name);
-            }
-        }
-        let stat = dir.stat(name)?;
-        let found = Found { upper: Some((stat, Marks::default())), named: true, index: None, lower: None, since: None };
-        let found = if self.config.stored_owners || device {
-            Found { upper: Some((stat, self.marks(&dir, name)?)), ..found }
-        } else {
-            found
         };
+        let stored = if self.config.stored_owners || device { self.marks(&dir, name)? } else { Marks::default() };
+        let upper = Some((stat, stored));
+        let found = Found { upper, named: true, index: None, lower: None, since: None };
         let node = self.node_of(&parent, name, &found)?;
         self.listed(&parent, name, &node);
-        let attr = self.attr_of(&node, self.upper_stat(&dir, name)?);
+        let shown = if self.config.stored_owners { self.upper_stat(&dir, name)? } else { self.shown(stat, None) };
+        let attr = self.attr_of(&node, shown);
         self.inodes.claim(&node);
         Ok(attr)
+    }
+
+    /// Makes it in a directory that is the upper's alone, where making it tells whether the name is taken; `None` if it
+    /// is, perhaps by a whiteout that hides nothing.
+    fn make_alone(&self, dir: &Handle, name: &[u8], new: &New<'_>, mode: u32) -> Result<Option<Stat>> {
+        match self.build_new(dir, name, new, mode) {
+            Err(Errno::EXIST) => return Ok(None),
+            built => built?,
+        }
+        let settle = || {
+            let fresh = dir.stat(name)?;
+            if (fresh.uid, fresh.gid) == (new.uid, self.config.ids.gid.stored_for(new.caller.gid)) {
+                // Whatever the directory passes on, the disk has passed on.
+                return Ok(fresh);
+            }
+            let (mode, gid) = self.passed_on(dir, new, mode)?;
+            self.settle(dir, name, new, mode, gid)?;
+            dir.stat(name)
+        };
+        let settled = settle();
+        if settled.is_err() {
+            unmake(dir, name, new.kind);
+        }
+        settled.map(Some)
+    }
+
+    /// Makes it where names are below, too, or whiteouts.
+    fn make_among(
+        &self,
+        dir: &Handle,
+        name: &[u8],
+        new: &New<'_>,
+        mode: u32,
+        inherits: bool,
+        over_whiteout: bool,
+    ) -> Result<()> {
+        let (mode, gid) = self.passed_on(dir, new, mode)?;
+        if over_whiteout && !self.is_plain() {
+            return self.make_over_whiteout(dir, name, new, mode, gid, inherits);
+        }
+        if over_whiteout {
+            self.make_way(dir, name)?;
+        }
+        self.build_new(dir, name, new, mode)?;
+        let settled = self.settle(dir, name, new, mode, gid).and_then(|()| {
+            // What the whiteout hid may be a directory, too.
+            if over_whiteout && new.kind == Kind::Dir { self.make_opaque(dir, name) } else { Ok(()) }
+        });
+        if settled.is_err() {
+            unmake(dir, name, new.kind);
+        } else if over_whiteout {
+            self.take_whiteout(dir, name);
+        }
+        settled
+    }
+
+    /// Mode and group of something new, with what a directory with the set-group-id bit passes on.
+    fn passed_on(&self, dir: &Handle, new: &New<'_>, mode: u32) -> Result<(u32, u32)> {
+        let above = self.stored_stat(dir, b"")?;
+        Ok(match (above.mode & 0o2000 != 0, new.kind) {
+            (true, Kind::Dir) => (mode | 0o2000, above.gid),
+            (true, _) => (mode, above.gid),
+            (false, _) => (mode, self.config.ids.gid.stored_for(new.caller.gid)),
+        })
     }
 
     /// Whether a name is free, and a whiteout in the upper.
@@ -289,6 +331,14 @@ impl Overlay {
             _ if name.contains(&b'/') || name.contains(&0) || self.is_reserved(name) => Err(Errno::INVAL),
             _ => Ok(()),
         }
+    }
+}
+
+/// Takes away what could not be finished.
+fn unmake(dir: &Handle, name: &[u8], kind: Kind) {
+    let undone = if kind == Kind::Dir { dir.rmdir(name) } else { dir.unlink(name) };
+    if let Err(e) = undone {
+        log::warn!("{} was made by halves and can't be removed: {e}", String::from_utf8_lossy(name));
     }
 }
 

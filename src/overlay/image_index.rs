@@ -213,6 +213,7 @@ pub(super) fn indexed(
         attr_whiteouts: false,
         devices,
         closed: false,
+        absent: 0.into(),
     };
     Ok(Layer { root: Arc::new(root), stored_owners: layers.iter().any(|l| l.stored_owners), mapped: false })
 }

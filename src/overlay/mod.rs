@@ -39,6 +39,7 @@ mod file;
 mod image_index;
 mod inodes;
 mod lookup;
+mod names;
 mod node;
 mod place;
 mod readdir;
@@ -121,6 +122,8 @@ pub struct Config {
     pub close_pseudo: bool,
     /// Look for marks in the bottom layer, too. They can only matter there for attribute whiteouts and devices 0:0.
     pub marked_bottom: bool,
+    /// Lower layers may change while they are mounted: what they do not have may come.
+    pub live_lowers: bool,
     /// Open handles and files to keep, at most.
     pub open_files: usize,
     /// The upper need not survive a crash: nothing is synced, whoever asks.
@@ -146,6 +149,7 @@ impl Default for Config {
             hide: Vec::new(),
             close_pseudo: false,
             marked_bottom: true,
+            live_lowers: false,
             open_files: 512,
             volatile: false,
             index: None,
@@ -217,6 +221,7 @@ pub struct Overlay {
     /// Open files by node, for reading and for writing.
     files: quick_cache::sync::Cache<(u64, bool), Arc<File>>,
     listings: quick_cache::sync::Cache<u64, Arc<readdir::Listing>, readdir::BySize>,
+    names: quick_cache::sync::Cache<u64, Arc<names::Names>, names::ByCount>,
     hasher: std::hash::RandomState,
     temp: AtomicU64,
     /// How many inodes went so far.

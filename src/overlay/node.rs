@@ -1,6 +1,7 @@
 //! One inode of the view. The kernel may remember hundreds of thousands, so a node is small: what a layer can be asked
 //! again is not kept, what few have is in boxes, and names that are not long stand in place.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -421,9 +422,32 @@ impl Node {
     }
 }
 
+thread_local! {
+    /// Names of nodes that went, whose parents may go with them: one after the other, not one inside the other, however
+    /// deep the tree. `None`: nobody is at it.
+    static LEAVING: RefCell<Option<Vec<Links>>> = const { RefCell::new(None) };
+}
+
 impl Drop for Node {
     fn drop(&mut self) {
         self.table.dropped(self);
+        let links = std::mem::replace(&mut self.state.get_mut().links, Links::Any(Vec::new()));
+        let first = LEAVING.try_with(|leaving| match &mut *leaving.borrow_mut() {
+            Some(others) => {
+                others.push(links);
+                false
+            }
+            none => {
+                *none = Some(vec![links]);
+                true
+            }
+        });
+        while first == Ok(true) {
+            match LEAVING.with_borrow_mut(|leaving| leaving.as_mut().and_then(Vec::pop)) {
+                Some(links) => drop(links),
+                None => return LEAVING.set(None),
+            }
+        }
     }
 }
 

@@ -248,6 +248,7 @@ impl Overlay {
             }
             listed => listed?,
         }
+        self.learn(lower, &dir, all.iter().map(|(name, ..)| name.as_slice()));
         for (name, object, kind) in all {
             if self.config.aufs {
                 match dialect::aufs(&name) {

@@ -21,18 +21,27 @@ impl Overlay {
         let parent = self.dir_node(parent)?;
         self.tree()?;
         for _ in 0..TRIES {
-            let node = self.found_node(&parent, name)?;
+            if !parent.has_upper() {
+                // Not for the sake of a name that is not there.
+                if self.found_node(&parent, name)?.is_dir() {
+                    return Err(Errno::ISDIR);
+                }
+                self.copy_up(&parent, Want::Metadata)?;
+            }
+            let names = parent.names_mut();
+            if names.removed() {
+                return Err(Errno::NOENT);
+            }
+            let found = self.resolve(&parent, name)?.ok_or(Errno::NOENT)?;
+            let node = self.node_of(&parent, name, &found)?;
             if node.is_dir() {
                 return Err(Errno::ISDIR);
             }
-            if !parent.has_upper() {
-                self.copy_up(&parent, Want::Metadata)?;
-            }
             if self.wants_index(&node) {
+                drop(names);
                 self.copy_up_to_index(&node)?;
+                continue;
             }
-            let names = parent.names_mut();
-            let Some(found) = self.still(&parent, names.removed(), name, &node)? else { continue };
             let hidden = self.is_hidden_below(&parent, name, &found)?;
             let dir = self.upper_dir(&parent)?;
             let pin = self.pin_if_last(&parent, &dir, name, &node, &found)?;

@@ -112,6 +112,7 @@ impl Overlay {
             dirs: quick_cache::sync::Cache::new(open),
             files: quick_cache::sync::Cache::new(open),
             listings: readdir::cache(),
+            names: super::names::cache(),
             hasher: std::hash::RandomState::new(),
             temp: std::sync::atomic::AtomicU64::new(0),
             forgotten: std::sync::atomic::AtomicUsize::new(0),
@@ -177,6 +178,7 @@ fn lower_layers(config: &Config, given: Vec<super::Lower>) -> std::result::Resul
             attr_whiteouts,
             devices,
             closed: false,
+            absent: 0.into(),
         });
         layers.push(Layer { root, stored_owners, mapped: config.mapped_lowers.contains(&i) });
     }

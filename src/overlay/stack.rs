@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use smallvec::SmallVec;
 
@@ -51,6 +51,8 @@ pub(super) struct LowerDir {
     pub(super) devices: bool,
     /// Nothing in it is shown: the root of a pseudo file system.
     pub(super) closed: bool,
+    /// How many names were looked for in vain since its names were known.
+    pub(super) absent: AtomicU8,
 }
 
 /// Where a directory of a lower is.
@@ -187,13 +189,19 @@ impl Overlay {
             if dir.closed {
                 continue;
             }
+            let known = self.known_names(dir);
+            let may_hide = self.config.aufs && known.as_ref().is_none_or(|k| k.may_hide());
+            if !may_hide && known.is_some_and(|k| !k.may_have(self.name_hash(name))) {
+                continue;
+            }
             let handle = self.lower_handle(dir)?;
             let stat = match handle.stat(name) {
                 Ok(st) => st,
                 Err(Errno::NOENT) => {
-                    if self.config.aufs && self.aufs_hides(&handle, name)? {
+                    if may_hide && self.aufs_hides(&handle, name)? {
                         break;
                     }
+                    self.missed(dir, &handle);
                     continue;
                 }
                 Err(Errno::NAMETOOLONG) => continue,
@@ -230,6 +238,7 @@ impl Overlay {
                 attr_whiteouts: marks.attr_whiteouts,
                 devices: marks.devices,
                 closed,
+                absent: AtomicU8::new(0),
             });
             if top.is_none() {
                 top = Some(self.shown_lower(dir.layer, stat, marks.stored.as_ref()));

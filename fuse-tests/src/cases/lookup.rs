@@ -13,7 +13,7 @@ use crate::tree::{cases, fails, holds, same};
 cases!("lookup":
     merges, upper_layer_wins, file_hides_directory.union(), names_of_255_bytes, name_too_long, strange_names,
     no_such_parent, one_device, deep_path, many_layers.union(), search_permission.privileged(),
-    lookups_while_names_change,
+    lookups_while_names_change, absent_names.union(), absent_names_beside_wh.onlay(),
 );
 
 fn merges(cx: &mut Ctx) -> Result<()> {
@@ -210,5 +210,39 @@ fn lookups_while_names_change(cx: &mut Ctx) -> Result<()> {
         moved
     })?;
     same!(m.read("a")?, "1");
+    Ok(())
+}
+
+/// Names of lower directories are known after a few that were not there: what comes by the mount is seen all the same.
+fn absent_names(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("d/top", "1")?;
+    cx.lower()?.file("d/bottom", "2")?.dir("d/sub")?;
+    let m = cx.mount()?;
+    for i in 0..20 {
+        holds!(!m.has(format!("d/none{i}"))?, "{i}");
+    }
+    same!(m.read("d/top")? + &m.read("d/bottom")?, "12");
+    m.file("d/none3", "new")?.mv("d/bottom", "d/none4")?.rm("d/top")?.dir("d/none5")?;
+    same!(m.read("d/none3")? + &m.read("d/none4")?, "new2");
+    for name in ["d/top", "d/bottom", "d/none6"] {
+        holds!(!m.has(name)?, "{name}");
+    }
+    same!(m.ls("d")?, "none3 none4 none5 sub");
+    m.file("d/top", "again")?;
+    same!(m.read("d/top")?, "again");
+    Ok(())
+}
+
+/// The same where a layer hides names of others.
+fn absent_names_beside_wh(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("d/.wh.hidden", "")?.file("d/top", "1")?;
+    cx.lower()?.file("d/hidden", "2")?.file("d/shown", "3")?;
+    let m = cx.mount()?;
+    for i in 0..20 {
+        holds!(!m.has(format!("d/none{i}"))? && !m.has("d/hidden")?, "{i}");
+    }
+    same!(m.read("d/shown")?, "3");
+    m.file("d/hidden", "mine")?;
+    same!(m.read("d/hidden")?, "mine");
     Ok(())
 }
