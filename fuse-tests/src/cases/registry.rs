@@ -17,7 +17,7 @@ const ROOT: &[User] = &[User::Root];
 
 cases!("registry":
     login.onlay().by(BOTH), private.onlay().by(BOTH), helper_program.onlay().by(BOTH), only_what_is_new.onlay().by(BOTH),
-    taken_over.onlay().by(ROOT), with_skopeo.onlay().by(BOTH), docker_manifest.onlay().by(ROOT), platforms.onlay().by(ROOT),
+    committed.onlay().by(BOTH), taken_over.onlay().by(ROOT), with_skopeo.onlay().by(BOTH), docker_manifest.onlay().by(ROOT), platforms.onlay().by(ROOT),
     with_tls.onlay().by(BOTH), interrupted.onlay().by(BOTH), killed_often.onlay().by(BOTH), at_the_same_time.onlay().by(BOTH), full_disk.onlay().by(ROOT),
     not_there.onlay().by(ROOT), with_podman.onlay().by(ROOT).engine().slow(300),
 );
@@ -217,6 +217,37 @@ fn only_what_is_new(cx: &mut Ctx) -> Result<()> {
     let name = format!("{}/app@{}", to.host, digest.trim());
     let asked = to.during(|| done(cx, &["pull", &name]).map(drop))?;
     same!(asked.fetched(), (0, 1));
+    Ok(())
+}
+
+/// After a commit on a base that is already there: one layer, one configuration, one manifest; there and back.
+fn committed(cx: &mut Ctx) -> Result<()> {
+    if Out::of(&mut onlay(cx, &["commit", "--help"]))?.code != 0 {
+        return Err(skip("this onlay has no commit"));
+    }
+    let registry = Registry::start(&cx.dir, "r", false)?;
+    let app = |tag: &str| format!("{}/app:{tag}", registry.host);
+    cx.dir.dir("home")?.dir("root/bin")?.dir("root/tmp")?;
+    fs::copy("/bin/busybox", cx.dir.p("root/bin/busybox")).context("package busybox-static")?;
+    std::os::unix::fs::symlink("busybox", cx.dir.p("root/bin/sh"))?;
+    tool(cx, "tar -C root --owner=0 --group=0 -cf base.tar .")?;
+    done(cx, &["import", "base.tar", &app("base")])?;
+    let asked = registry.during(|| done(cx, &["push", &app("base")]).map(drop))?;
+    same!(asked.sent(), (2, 1));
+    done(cx, &["run", "--name", "one", &app("base"), "/bin/sh", "-c", "echo new > /new"])?;
+    done(cx, &["commit", "one", &app("child")])?;
+    let asked = registry.during(|| done(cx, &["push", &app("child")]).map(drop))?;
+    same!(asked.sent(), (2, 1));
+    let child = done(cx, &["push", "--quiet", &app("child")])?;
+    done(cx, &["rm", "one"])?;
+    done(cx, &["rmi", &app("child"), &app("base")])?;
+    done(cx, &["gc"])?;
+    for tag in ["base", "child"] {
+        let asked = registry.during(|| done(cx, &["pull", &app(tag)]).map(drop))?;
+        same!((tag, asked.fetched()), (tag, (2, 1)));
+    }
+    same!(done(cx, &["push", "--quiet", &app("child")])?, child);
+    same!(done(cx, &["run", "--rm", &app("child"), "/bin/sh", "-c", "read x < /new; echo $x"])?, "new\n");
     Ok(())
 }
 
