@@ -38,7 +38,9 @@ pub(super) struct Args {
 pub(super) fn run(args: Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     let name = parse_name(&args.name)?;
     let whence = args.from.display().to_string();
-    let fail = |e: std::io::Error| Error::new(format!("{whence}: {}", why(&e)));
+    let fail = |e: std::io::Error| {
+        Error::new(format!("{whence}: {}", why(&e))).hint("name an archive of a root file system, or a directory")
+    };
     let mut config = Config::default();
     for change in args.change {
         change.apply(&mut config);

@@ -51,17 +51,19 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     // Before our ids change.
     let input = args.input.as_deref().filter(|i| i.as_os_str() != "-");
     let file = match input {
-        Some(path) => Some(File::open(path).map_err(|e| Error::new(format!("{}: {}", path.display(), why(&e))))?),
+        Some(path) => Some(File::open(path).map_err(|e| {
+            Error::new(format!("{}: {}", path.display(), why(&e))).hint("name an archive or an OCI image layout")
+        })?),
         None => None,
     };
     let (store, owners) = store.open_files()?;
     let bars = Bars::new(args.quiet);
-    let named = |e: crate::store::Error| match input {
-        Some(path) => {
-            let error = Error::new(format!("{}: {e}", path.display()));
-            e.hint().map_or(Error::new(format!("{}: {e}", path.display())), |hint| error.hint(hint))
+    let named = |e: crate::store::Error| {
+        let hint = e.hint().unwrap_or("save or fetch it again; a root file system is taken by onlay import").to_owned();
+        match input {
+            Some(path) => Error::new(format!("{}: {e}", path.display())).hint(hint),
+            None => Error::new(e).hint(hint),
         }
-        None => e.into(),
     };
     let loaded = match (input, file) {
         (Some(path), _) if path.is_dir() => store.load_dir(path, &wanted, owners, &bars),

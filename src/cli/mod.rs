@@ -1,5 +1,6 @@
 //! The command line: one file per verb.
 
+mod commit;
 mod completions;
 mod containers;
 mod create;
@@ -9,6 +10,7 @@ mod diff;
 mod dropin;
 mod error;
 mod exec;
+mod export;
 mod gc;
 mod history;
 mod images;
@@ -91,6 +93,10 @@ enum Verb {
     Stats(top::StatsArgs),
     /// Remove containers
     Rm(rm::Args),
+    /// Make an image of a container
+    Commit(commit::Args),
+    /// Write the files of a container or an image to an archive
+    Export(export::Args),
     /// List images
     Images(images::Args),
     /// List the layers of an image
@@ -163,6 +169,8 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Verb::Stats(args) => top::run_stats(&args, &onlay.store),
         Verb::Rm(args) => rm::run(&args, &onlay.store),
         Verb::Df(args) => df::run(&args, &onlay.store),
+        Verb::Commit(args) => commit::run(args, &onlay.store),
+        Verb::Export(args) => export::run(&args, &onlay.store),
         Verb::Images(args) => images::run(&args, &onlay.store),
         Verb::History(args) => history::run(&args, &onlay.store),
         Verb::Inspect(args) => inspect::run(&args, &onlay.store),

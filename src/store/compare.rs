@@ -33,7 +33,8 @@ impl Store {
     }
 }
 
-fn open(path: &std::path::Path) -> Result<Handle> {
+/// A directory, to read.
+pub(super) fn open(path: &std::path::Path) -> Result<Handle> {
     disk::Object::open(path, false).map(Handle::Disk).map_err(|e| Error::at("open", path)(e.into()))
 }
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::image::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::files::{read_json, sync_tree};
+use super::files::read_json;
 use super::lock::{open, try_lock};
 use super::{Error, ErrorKind, Result, Store};
 
@@ -249,7 +249,6 @@ impl Store {
             }
         }
         self.write_json(&at("record.json"), &record)?;
-        sync_tree(temp.path())?;
         let dir = self.path("containers").join(&record.id);
         self.publish(temp, &dir)?;
         Ok(Container { record, dir })

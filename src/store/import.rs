@@ -33,11 +33,7 @@ impl Store {
     ) -> Result<Image> {
         let _adding = self.adding()?;
         let layer = self.take_layer(archive, whence, owners, progress)?;
-        let mut config = config;
-        let created = jiff::Timestamp::now().to_string();
-        config.set_created(Some(created.clone()));
-        config.set_history(Some(vec![history(&created, "", Some(&format!("imported from {whence}")), false)?]));
-        let manifest = self.compose(config, None, &[layer])?;
+        let manifest = self.compose_imported(config, whence, layer)?;
         self.add_image(&manifest, Some(name))
     }
 
@@ -48,12 +44,22 @@ impl Store {
     pub fn import_dir(
         &self,
         dir: &Path,
-        _config: (ImageConfiguration, &str),
-        _name: &Reference,
-        _owners: Owners,
-        _progress: &dyn Progress,
+        (config, whence): (ImageConfiguration, &str),
+        name: &Reference,
+        owners: Owners,
+        progress: &dyn Progress,
     ) -> Result<Image> {
-        Err(Error::bad(format_args!("{}: a directory can't be imported yet", dir.display())))
+        let _adding = self.adding()?;
+        let layer = self.pack_dir(dir, owners, progress)?;
+        let manifest = self.compose_imported(config, whence, layer)?;
+        self.install(&manifest, Some(name), owners, progress)
+    }
+
+    fn compose_imported(&self, mut config: ImageConfiguration, whence: &str, layer: NewLayer) -> Result<Digest> {
+        let created = jiff::Timestamp::now().to_string();
+        config.set_created(Some(created.clone()));
+        config.set_history(Some(vec![history(&created, "", Some(&format!("imported from {whence}")), false)?]));
+        self.compose(config, None, &[layer])
     }
 
     /// Unpacks an archive and keeps it as a blob, in one go.

@@ -143,7 +143,12 @@ impl Store {
 
     /// Makes a blob of every file in an archive.
     fn take_files(&self, archive: impl Read, p: &dyn Progress) -> Result<Files> {
-        let bad = |e: &std::io::Error| Error::bad(format_args!("read the archive: {e}"));
+        let bad = |e: &std::io::Error| {
+            // What follows the first words is bytes of the archive.
+            let text = e.to_string();
+            let words = text.split(" when getting").next().unwrap_or_default();
+            Error::bad(format_args!("read the archive: {}", words.lines().next().unwrap_or_default()))
+        };
         let mut files = Files::default();
         let mut archive = tar::Archive::new(plain(archive)?);
         for (count, entry) in archive.entries().map_err(|e| bad(&e))?.enumerate() {

@@ -10,6 +10,7 @@
 //! | [`names`] | references to images: `index.json` |
 //! | [`image`] | an image, read |
 //! | [`container`] | containers and their records |
+//! | [`commit`] | a container becomes an image, a view an archive |
 //! | [`compare`] | what differs |
 //! | [`usage`] | how much it is |
 //! | [`gc`] | what nothing refers to goes |
@@ -23,6 +24,7 @@
 
 mod blobs;
 mod change;
+mod commit;
 mod compare;
 mod compose;
 mod container;
@@ -51,6 +53,7 @@ use std::path::{Path, PathBuf};
 
 pub use blobs::BlobWriter;
 pub use change::Change;
+pub use commit::Commit;
 pub use compose::{NewLayer, history, layer_type};
 pub use container::{Container, NewContainer, Process, Record, Running, State, Status};
 pub use error::{Error, ErrorKind, Result};

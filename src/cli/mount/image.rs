@@ -39,6 +39,9 @@ pub(super) fn mount(
     let mapping = Mapping::of_caller()?;
     if mapping.is_single() {
         settings.stored_owners = Some(STORED_STAT);
+        // Whoever the image says owns a file, out here it is ours.
+        settings.ids.uid.squash(rustix::process::getuid().as_raw());
+        settings.ids.gid.squash(rustix::process::getgid().as_raw());
     } else if !rustix::process::geteuid().is_root() {
         // Files of subordinate ids are read as root of a user namespace, and shown as whose they are out here.
         settings.ids = IdMaps { uid: shown(mapping.uids())?, gid: shown(mapping.gids())? };
