@@ -163,7 +163,7 @@ fn open_to_all(path: &Path) {
 fn make_roots(roots: &Path) {
     for name in ["plain", "links", "bare"] {
         let root = roots.join(name);
-        for dir in ["bin", "etc", "root", "tmp", "work/deep", "secret"] {
+        for dir in ["bin", "etc", "root", "tmp", "work/deep", "secret", "vol", "programs"] {
             std::fs::create_dir_all(root.join(dir)).unwrap();
         }
         std::fs::copy("/usr/bin/busybox", root.join("bin/busybox")).unwrap();
