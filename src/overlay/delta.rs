@@ -17,7 +17,8 @@ use crate::vocab::{Errno, Kind, Result};
 pub enum Said<'a> {
     /// It is this, in the view.
     Here(&'a Attr),
-    /// What the layers below have there is gone.
+    /// What the layers below have there is gone. A socket that covers something is told after this: an archive has no
+    /// sockets.
     Gone,
     /// What the layers below have in this directory, which was told just before, is gone.
     Opaque,
@@ -213,6 +214,9 @@ impl<E: From<Unread>> Walk<'_, E> {
                     (self.each)(&above.path, Said::Here(&attr))?;
                 }
             }
+            if attr.stat.kind == Kind::Socket && self.covers(open.last(), name, &path)? {
+                (self.each)(&path, Said::Gone)?;
+            }
             (self.each)(&path, Said::Here(&attr))?;
         }
         if !is_dir {
@@ -223,6 +227,15 @@ impl<E: From<Unread>> Walk<'_, E> {
         let below = self.below(below, name, &path, same)?;
         let place = self.place(path, attr.ino, below)?;
         Ok(Some(Place { untold: same.then_some(attr), ..place }))
+    }
+
+    /// Whether the layers below have something of this name.
+    fn covers(&self, above: Option<&Place>, name: &[u8], path: &[u8]) -> std::result::Result<bool, E> {
+        let below = above.and_then(|above| above.below.as_ref());
+        let (Some((_, overlay)), Some(below)) = (self.delta, below) else { return Ok(false) };
+        let Some(under) = found(overlay, below.ino, name).map_err(unread(path))? else { return Ok(false) };
+        overlay.forget(under.ino, 1);
+        Ok(true)
     }
 
     /// What the layers below have under a directory that is told, or looked through.

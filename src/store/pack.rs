@@ -10,7 +10,7 @@
 //! | hard links of one inode, of those that are told | the first by name, then links to it |
 //! | a file with holes | the sparse format 1.0 of GNU tar, which Go's and Python's readers know, too |
 //! | extended attributes | `SCHILY.xattr.` records, by name; none of the union's own |
-//! | a socket | left out, as docker does: it is nothing without whoever listens |
+//! | a socket | left out, as docker does: it is nothing without whoever listens; `.wh.NAME` where it covers something |
 //! | a name that begins with `.wh.` | refused: in a layer it would say that something is gone |
 //!
 //! Names, ids, sizes and times that don't fit a header of ustar are in a PAX header. Memory: one piece of 256 KiB, the

@@ -132,3 +132,13 @@ fn a_directory_that_is_not_replaced_stays_merged() {
     let ops = [make("c", Kind::Dir), Op::Unlink(at("d/d")), Op::Unlink(at("d/e")), rename("c", "d")];
     run(&layers, Prefix::Trusted, &ops);
 }
+
+/// A socket is not packed: what it covers showed through the layer.
+#[test]
+fn what_a_socket_covers_is_gone() {
+    let mut h = Harness::new(&below(&[("a/a", file(1)), ("b/a", file(1))]), Where::Apart, Prefix::User);
+    let ops =
+        [make("c", Kind::Socket), Op::Rename(at("c"), at("a"), 2), Op::Unlink(at("b/a")), make("b/a", Kind::Socket)];
+    ops.iter().for_each(|op| h.run(op));
+    h.check_packed(false);
+}

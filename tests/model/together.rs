@@ -164,10 +164,14 @@ fn round(seed: u64) -> u32 {
                         Err(_) => {}
                     }
                     if w.held.len() > 30 {
-                        w.held.drain(..).for_each(|ino| overlay.forget(ino, 1));
+                        for ino in w.held.drain(..) {
+                            overlay.forget(ino, 1);
+                        }
                     }
                 }
-                w.held.drain(..).for_each(|ino| overlay.forget(ino, 1));
+                for ino in w.held.drain(..) {
+                    overlay.forget(ino, 1);
+                }
                 well
             };
             let r = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
