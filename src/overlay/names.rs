@@ -17,6 +17,8 @@ const ENOUGH: u8 = 4;
 const NEVER: u8 = u8::MAX;
 /// Names remembered in all.
 const MAX_NAMES: u64 = 1 << 17;
+/// Names of one directory: to list it must not cost more than looking for a few names in vain.
+const MAX_OF_ONE: usize = 1 << 13;
 
 /// The names of one directory.
 #[derive(Debug)]
@@ -86,14 +88,16 @@ impl Overlay {
         names: impl ExactSizeIterator<Item = &'a [u8]> + Clone,
     ) {
         let useless = self.config.live_lowers || matches!(handle, Handle::Index(_));
-        if useless || names.len() as u64 > MAX_NAMES || folds(handle, names.clone()).unwrap_or(true) {
+        if useless || names.len() > MAX_OF_ONE || folds(handle, names.clone()).unwrap_or(true) {
             return dir.absent.store(NEVER, Ordering::Relaxed);
         }
         let aufs = names.clone().any(|n| n.starts_with(AUFS_PREFIX));
         let mut hashes: Box<[u64]> = names.map(|n| self.name_hash(n)).collect();
         hashes.sort_unstable();
         self.names.insert(dir.id, Arc::new(Names { hashes, aufs }));
-        dir.absent.store(0, Ordering::Relaxed);
+        // What is too big a part of the cache is not kept: it would be listed again and again.
+        let kept = self.names.contains_key(&dir.id);
+        dir.absent.store(if kept { 0 } else { NEVER }, Ordering::Relaxed);
     }
 }
 
