@@ -26,7 +26,7 @@ impl Error {
         let first = parts.next().unwrap_or_default();
         let message = first.strip_prefix("error: ").unwrap_or(&first).to_owned();
         let hint = parts.find_map(|part| {
-            let told = part.strip_prefix("tip: ").or_else(|| part.strip_prefix("Usage: "))?;
+            let told = ["tip: ", "Usage: ", "For more information, "].iter().find_map(|s| part.strip_prefix(s))?;
             Some(told.to_owned())
         });
         Self { message, hint, code: None }

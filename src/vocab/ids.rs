@@ -114,6 +114,13 @@ impl IdMap {
 }
 
 impl IdMaps {
+    /// Everything is shown as root's; stored is what it is. For a namespace in which only root is there: the kernel lets
+    /// nobody write to what belongs to somebody it does not know.
+    pub fn all_root() -> Self {
+        let root = IdMap { ranges: Vec::new(), squash: Some(0) };
+        Self { uid: root.clone(), gid: root }
+    }
+
     /// Shown is what is stored.
     pub fn is_identity(&self) -> bool {
         self.uid.is_identity() && self.gid.is_identity()

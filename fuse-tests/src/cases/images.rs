@@ -244,7 +244,7 @@ fn mistakes_are_told(cx: &mut Ctx) -> Result<()> {
         (&["run", "nowhere", "true"][..], "no such image: nowhere"),
         (&["inspect", "nowhere"], "no such image or container: nowhere"),
         (&["history", "nowhere"], "no such image"),
-        (&["tag", "base", "No:Good"], "image name"),
+        (&["tag", "base", "No:Good"], "names no image"),
         (&["rm", "nobody"], "no such container: nobody"),
         (&["commit", "nobody", "x"], "no such container: nobody"),
         (&["import", "/nowhere", "x"], "No such file"),

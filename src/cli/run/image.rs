@@ -20,6 +20,7 @@ use crate::overlay::Config;
 use crate::runner::{self, Attended, Control, Mapping};
 use crate::store::{Container, Image, NewContainer, Process, Running, State, Store};
 use crate::vocab::dialect::Prefix;
+use crate::vocab::ids::IdMaps;
 
 /// Makes a container of the image that the first word of the command names, and takes it. Its lock keeps everybody else
 /// away from it.
@@ -131,8 +132,7 @@ pub(in crate::cli) fn start(
     let config = Config {
         prefix: Some(Prefix::User),
         stored_owners: mapping.is_single(),
-        // The kernel lets nobody write to what belongs to an id that is not there.
-        foreign_as_root: mapping.is_single(),
+        ids: if mapping.is_single() { IdMaps::all_root() } else { IdMaps::default() },
         // What is thrown away anyway need not survive a crash.
         volatile: state.remove,
         index,

@@ -26,6 +26,7 @@ use super::store::StoreArgs;
 use crate::overlay::{Config, marked_prefix};
 use crate::runner::{self, Mapping};
 use crate::vocab::dialect::Prefix;
+use crate::vocab::ids::IdMaps;
 use crate::vocab::why;
 
 /// Exit code of a failure of ours, as docker's.
@@ -51,6 +52,7 @@ fn try_run(args: &Args) -> Result<ExitCode, Error> {
     refuse_trusted(&given)?;
     let config = Config {
         stored_owners: mapping.is_single(),
+        ids: if mapping.is_single() { IdMaps::all_root() } else { IdMaps::default() },
         foreign_as_root: !rustix::process::geteuid().is_root(),
         close_pseudo: args.host,
         aufs: !args.host,
