@@ -1,6 +1,5 @@
 //! What an upper changes: added, changed, deleted.
 
-use super::delta::names;
 use super::readdir::entries;
 use super::stack::{Marks, read_marks};
 use super::whiteout::was_plain;
@@ -149,9 +148,9 @@ impl Compared {
         let root = Place { path: Vec::new(), view: ROOT, below: Some(ROOT), upper: Some(upper.clone()), moved: false };
         let mut todo = vec![root];
         while let Some(at) = todo.pop() {
-            let mut all = names(&self.view, at.view)?;
+            let mut all = self.view.names_in(at.view)?;
             if let Some(below) = at.below {
-                all.extend(names(&self.below, below)?);
+                all.extend(self.below.names_in(below)?);
             }
             for name in all {
                 todo.extend(self.compare(&at, &name)?);

@@ -106,6 +106,21 @@ impl Delta {
 }
 
 impl Overlay {
+    /// The names in a directory, but `.` and `..`, sorted by their bytes.
+    ///
+    /// # Errors
+    /// As readdir.
+    pub fn names_in(&self, dir: u64) -> Result<BTreeSet<Vec<u8>>> {
+        let mut all = BTreeSet::new();
+        self.readdir(dir, 0, &mut |e| {
+            if !matches!(e.name, b"." | b"..") {
+                all.insert(e.name.to_vec());
+            }
+            false
+        })?;
+        Ok(all)
+    }
+
     /// Tells all that is in the view, as [`Delta::walk`] does.
     ///
     /// # Errors
@@ -165,9 +180,9 @@ impl<E: From<Unread>> Walk<'_, E> {
 
     /// The directory at `path`, about to be read.
     fn place(&self, path: Vec<u8>, view: u64, below: Option<Below>) -> std::result::Result<Place, E> {
-        let mut all = names(self.view, view).map_err(unread(&path))?;
+        let mut all = self.view.names_in(view).map_err(unread(&path))?;
         if let (Some((_, overlay)), Some(below)) = (self.delta, &below) {
-            all.extend(names(overlay, below.ino).map_err(unread(&path))?);
+            all.extend(overlay.names_in(below.ino).map_err(unread(&path))?);
         }
         Ok(Place { path, view, untold: None, below, names: all.into_iter() })
     }
@@ -291,17 +306,6 @@ fn has(dir: &Handle, name: &[u8]) -> Result<bool> {
         Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(false),
         Err(e) => Err(e),
     }
-}
-
-pub(super) fn names(view: &Overlay, dir: u64) -> Result<BTreeSet<Vec<u8>>> {
-    let mut all = BTreeSet::new();
-    view.readdir(dir, 0, &mut |e| {
-        if !matches!(e.name, b"." | b"..") {
-            all.insert(e.name.to_vec());
-        }
-        false
-    })?;
-    Ok(all)
 }
 
 /// What a name is, with a reference to it.

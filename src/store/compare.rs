@@ -1,7 +1,5 @@
 //! What differs: between a container and its image, between two images.
 
-use std::collections::BTreeSet;
-
 use super::{Container, Error, Image, Layer, Result, Store};
 use crate::layer::{Handle, disk};
 use crate::overlay::{Change, Config, How, Layers, Lower, Overlay, ROOT, changes};
@@ -60,7 +58,7 @@ struct Compared {
 impl Compared {
     /// Compares all below a directory that both have; whether anything differs.
     fn dir(&mut self, path: Vec<u8>, old: u64, new: u64) -> vocab::Result<bool> {
-        let (before, after) = (names(&self.old, old)?, names(&self.new, new)?);
+        let (before, after) = (self.old.names_in(old)?, self.new.names_in(new)?);
         let mut differs = false;
         for name in before.union(&after) {
             let path = [&path[..], b"/", name].concat();
@@ -96,7 +94,7 @@ impl Compared {
     fn all_added(&mut self, path: &[u8], dir: u64) -> vocab::Result<()> {
         let mut todo = vec![(path.to_vec(), dir)];
         while let Some((at, dir)) = todo.pop() {
-            for name in names(&self.new, dir)? {
+            for name in self.new.names_in(dir)? {
                 let Some((ino, kind)) = find(&self.new, dir, &name)? else { continue };
                 let path = [&at[..], b"/", &name].concat();
                 self.found.push(Change { path: path.clone(), how: How::Added });
@@ -149,17 +147,6 @@ impl Compared {
             at += n as u64;
         }
     }
-}
-
-fn names(view: &Overlay, dir: u64) -> vocab::Result<BTreeSet<Vec<u8>>> {
-    let mut all = BTreeSet::new();
-    view.readdir(dir, 0, &mut |e| {
-        if !matches!(e.name, b"." | b"..") {
-            all.insert(e.name.to_vec());
-        }
-        false
-    })?;
-    Ok(all)
 }
 
 fn find(view: &Overlay, dir: u64, name: &[u8]) -> vocab::Result<Option<(u64, Kind)>> {
