@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Cell, Report, Row};
+use super::{Cell, Report, Row, goals};
 use crate::requests::Requests;
 
 /// The whole report.
@@ -10,6 +10,7 @@ pub(crate) fn render(report: &Report) -> Result<String, fmt::Error> {
     let mut out = String::new();
     head(report, &mut out)?;
     times(report, &mut out)?;
+    goals::render(report, &mut out)?;
     daemons(report, &mut out)?;
     requests(report, &mut out)?;
     failures(report, &mut out)?;

@@ -1,5 +1,6 @@
 //! What was found out, and ways to show it.
 
+mod goals;
 pub(crate) mod markdown;
 pub(crate) mod svg;
 
@@ -110,7 +111,7 @@ impl Report {
 pub(crate) mod tests {
     use super::*;
 
-    fn done(times: &[f64], daemon: Option<Used>) -> Cell {
+    pub(crate) fn done(times: &[f64], daemon: Option<Used>) -> Cell {
         let requests = daemon.map(|_| [("LOOKUP", 2), ("READ", 300)].map(|(k, n)| (k.to_owned(), n)).into());
         Cell::Done { summary: Summary::of(times).unwrap(), times: times.to_vec(), daemon, requests }
     }
