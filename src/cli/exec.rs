@@ -29,7 +29,7 @@ pub(super) struct Args {
     /// The container: its name, or its id or the first digits
     container: String,
     /// The command and its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(required = true, trailing_var_arg = true)]
     command: Vec<OsString>,
 }
 

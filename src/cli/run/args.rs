@@ -114,7 +114,6 @@ pub(in crate::cli) struct RunArgs {
     #[arg(
         value_name = "IMAGE|COMMAND",
         trailing_var_arg = true,
-        allow_hyphen_values = true,
         required_unless_present_any = ["host", "entrypoint"]
     )]
     pub(in crate::cli) command: Vec<OsString>,

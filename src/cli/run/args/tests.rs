@@ -54,6 +54,14 @@ fn the_host_gets_the_callers() {
 }
 
 #[test]
+fn an_unknown_flag_is_no_image() {
+    let kind = |args| parse(args).unwrap_err().kind();
+    assert_eq!(kind("--bogus debian ls"), ErrorKind::UnknownArgument);
+    assert_eq!(kind("--host -x ls"), ErrorKind::UnknownArgument);
+    assert_eq!(parse("--rm debian --bogus").unwrap().command, ["debian", "--bogus"]);
+}
+
+#[test]
 fn what_follows_the_command_is_the_commands() {
     assert_eq!(parse("--host -- ls --host").unwrap().command, ["ls", "--host"]);
     assert_eq!(parse("--lower a --lower b ls -e X").unwrap().command, ["ls", "-e", "X"]);
