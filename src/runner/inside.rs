@@ -12,9 +12,10 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
     fsconfig_set_string, fsmount, fsopen, move_mount, open_tree, unmount,
 };
-use rustix::process::{fchdir, pivot_root};
+use rustix::process::{Gid, Uid, fchdir, pivot_root};
 
 use super::plan::Step;
+use super::users;
 use super::volume::make_target;
 use crate::sys::mount::make_read_only;
 
@@ -113,6 +114,7 @@ impl Roots {
                 self.bind_text(text.as_bytes(), path.file_name().unwrap_or(OsStr::new("file")), &target)
             }
             Step::Volume(volume) => volume.mount(&self.machine, &self.view),
+            Step::MakeWorkdir { path, user } => self.make_workdir(path, user.as_deref()),
             Step::SealView => Ok(make_read_only(self.view.as_fd(), false)?),
             _ => Err(Errno::NOTSUP.into()),
         }
@@ -141,6 +143,18 @@ impl Roots {
             Errno::EXIST => Failure::from(e).hinted("the image has a symbolic link there that leads nowhere"),
             e => e.into(),
         })
+    }
+
+    fn make_workdir(&self, path: &Path, user: Option<&str>) -> Done {
+        if !matches!(self.find(path), Err(Errno::NOENT)) {
+            // What is wrong with what is there, entering it tells.
+            return Ok(());
+        }
+        let dir = make_target(&self.view, path, FileType::Directory)?;
+        // Of a user that is not there, becoming it tells.
+        let Some(ids) = user.and_then(|user| users::find(&self.view, user).ok()) else { return Ok(()) };
+        let (uid, gid) = (Uid::from_raw(ids.uid), Gid::from_raw(ids.gid));
+        Ok(rustix::fs::chownat(dir, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?)
     }
 
     fn link(&self, path: &Path, target: &str) -> Done {

@@ -79,6 +79,13 @@ pub enum Step {
     },
     /// A directory or file of the caller's, or a tmpfs.
     Volume(Volume),
+    /// The command's working directory; made, with all that leads to it, if it is not there, and given to its user.
+    MakeWorkdir {
+        /// Where.
+        path: PathBuf,
+        /// As in [`Process::user`].
+        user: Option<String>,
+    },
     /// The view itself becomes read-only, with what is mounted in it left as it is.
     SealView,
     /// setrlimit(2).
@@ -206,6 +213,9 @@ fn steps(spec: &Spec) -> Vec<Step> {
         steps.push(Step::CopyOf { path: "/etc/hosts", extra, make: online });
     }
     steps.extend(spec.volumes.iter().cloned().map(Step::Volume));
+    if let Some(path) = spec.process.workdir.clone().filter(|_| spec.make_workdir) {
+        steps.push(Step::MakeWorkdir { path, user: spec.process.user.clone() });
+    }
     steps.extend(spec.mask.iter().chain(&spec.hide).cloned().map(Step::Mask));
     if spec.read_only {
         steps.push(Step::SealView);
@@ -287,6 +297,7 @@ impl fmt::Display for Step {
             Self::CopyOf { path, .. } => write!(f, "bind a copy of the machine's {path}"),
             Self::ChangeDir(p) => write!(f, "change to directory {}", show(p)),
             Self::Volume(volume) => write!(f, "{volume}"),
+            Self::MakeWorkdir { path, .. } => write!(f, "make working directory {}", show(path)),
             Self::SealView => write!(f, "make the view read-only"),
             Self::Limit(Limit { name, soft, hard }) => {
                 let show = |n: &Option<u64>| n.map_or("unlimited".to_owned(), |n| n.to_string());

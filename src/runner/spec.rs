@@ -175,6 +175,8 @@ pub struct Spec {
     pub hide: Vec<PathBuf>,
     /// What else is mounted inside, in this order.
     pub volumes: Vec<Volume>,
+    /// The working directory is made if it is not there.
+    pub make_workdir: bool,
     /// Nothing but volumes, tmpfs and /dev can be written to.
     pub read_only: bool,
     /// Paths inside to cover beside the usual ones.
@@ -208,6 +210,7 @@ impl Spec {
             host: false,
             hide: Vec::new(),
             volumes: Vec::new(),
+            make_workdir: false,
             read_only: false,
             mask: Vec::new(),
             unmask: Vec::new(),

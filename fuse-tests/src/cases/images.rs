@@ -17,7 +17,7 @@ const MAPPED: &[User] = &[User::Root, User::Ordinary];
 const ROOT: &[User] = &[User::Root];
 
 cases!("images":
-    import_run_commit.onlay().by(ALL), config_is_honoured.onlay().by(ALL), users_of_the_image.onlay().by(MAPPED),
+    import_run_commit.onlay().by(ALL), config_is_honoured.onlay().by(ALL), working_directory_is_made.onlay().by(ALL), users_of_the_image.onlay().by(MAPPED),
     saved_and_loaded.onlay().by(ALL), names_and_ids.onlay().by(ALL), mounted.onlay().by(ALL),
     mounted_with_an_upper.onlay().by(ALL), the_same_changes_are_the_same_layer.onlay().by(ALL),
     what_was_removed_stays_removed.onlay().by(ALL), exported.onlay().by(ALL), a_directory_is_imported.onlay().by(ALL),
@@ -127,7 +127,7 @@ pub(super) fn nothing_left(cx: &Ctx) -> Result<()> {
 fn config_is_honoured(cx: &mut Ctx) -> Result<()> {
     let tar = archive(cx)?;
     let changes = ["ENTRYPOINT [\"sh\", \"-c\"]", "CMD [\"echo $A $C; pwd\"]", "ENV A=1 C='two words'", "WORKDIR /data/sub",
-        "EXPOSE 80", "LABEL a.b=c"];
+        "EXPOSE 80 81 82 83 84 85/udp", "LABEL a.b=c"];
     let mut args = vec!["import", "-q", &tar, "reg.example/team/app:1"];
     changes.iter().for_each(|change| args.extend(["-c", change]));
     says(cx, &args)?;
@@ -137,7 +137,9 @@ fn config_is_honoured(cx: &mut Ctx) -> Result<()> {
     same!(says(cx, &["run", "--rm", "-e", "A=3", "-w", "/", image])?, "3 two words\n/");
     same!(says(cx, &["run", "--rm", "--entrypoint", "cat", image, "/etc/motd"])?, "hello");
     same!(onlay(cx, &["run", "--rm", image, "exit 42"])?.code, 42);
-    let config = &json(cx, &["inspect", image])?[0]["config"]["config"];
+    let inspect = &json(cx, &["inspect", image])?[0];
+    same!(inspect["names"][0].as_str(), Some(image));
+    let config = &inspect["config"]["config"];
     same!((config["Labels"]["a.b"].as_str(), config["ExposedPorts"].get("80/tcp").is_some()), (Some("c"), true));
     same!(says(cx, &["ps", "-aq"])?, "");
     // Made without being run.
@@ -146,6 +148,35 @@ fn config_is_honoured(cx: &mut Ctx) -> Result<()> {
     let later = json(cx, &["inspect", "later"])?;
     same!(later[0]["state"]["status"].as_str(), Some("created"));
     says(cx, &["rm", &id[..5]])?;
+    Ok(())
+}
+
+/// The directories that every run makes where mounts go, and the one that is asked for.
+const WITH_WORKDIR: &str = "A /dev\nA /proc\nA /srv\nA /srv/new\nA /srv/new/dir\nA /sys";
+
+/// The image's working directory is made, for its user; one that is only given here is not.
+fn working_directory_is_made(cx: &mut Ctx) -> Result<()> {
+    let tar = archive(cx)?;
+    let import = |name: &str, dir: &str, user: &str| says(cx, &["import", "-q", &tar, name, "-c", dir, "-c", user]);
+    import("app", "WORKDIR /srv/new/dir", "USER root")?;
+    same!(says(cx, &["run", "--name", "one", "app", "pwd"])?, "/srv/new/dir");
+    same!(says(cx, &["diff", "one"])?, WITH_WORKDIR);
+    same!(says(cx, &["run", "--rm", "--read-only", "app", "pwd"])?, "/srv/new/dir");
+    let typo = onlay(cx, &["run", "--rm", "-w", "/srv/now", "app", "pwd"])?;
+    holds!(typo.code == 125 && typo.stderr.contains("change to directory /srv/now"), "{typo:?}");
+    // By a link of the image's, which leads nowhere but into the image.
+    Tree(cx.dir.p("rootfs")).symlink("../../../data", "link")?;
+    let args = ["-rf", &tar, "-C", &path(cx, "rootfs"), "./link"];
+    Out::of(Command::new("tar").args(args))?.ok()?;
+    import("linked", "WORKDIR /link/new", "USER root")?;
+    same!(says(cx, &["run", "--name", "two", "linked", "pwd"])?, "/data/new");
+    import("file", "WORKDIR /etc/motd/x", "USER root")?;
+    let file = onlay(cx, &["run", "--rm", "file", "pwd"])?;
+    holds!(file.code == 125 && file.stderr.contains("/etc/motd/x: Not a directory"), "{file:?}");
+    if cx.user != User::Norange {
+        import("users", "WORKDIR /srv/app", "USER app")?;
+        same!(says(cx, &["run", "--rm", "users", "sh", "-c", "touch x; [ -O . ] && ! [ -O .. ] && ls"])?, "x");
+    }
     Ok(())
 }
 

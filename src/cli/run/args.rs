@@ -214,10 +214,11 @@ impl RunArgs {
             let text = self.publish.join(" ");
             return Err(ArgError::value("publish", text, "this network publishes no ports").hint("--network pasta"));
         }
-        let workdir = match (self.process.workdir()?, self.host) {
-            (Some(dir), _) => Some(dir),
-            (None, true) => caller.cwd.clone(),
-            (None, false) => image.workdir.clone(),
+        // The image's is made if it is not there; one that is given here may be a slip of the pen.
+        let (workdir, make_workdir) = match (self.process.workdir()?, self.host) {
+            (Some(dir), _) => (Some(dir), false),
+            (None, true) => (caller.cwd.clone(), false),
+            (None, false) => (image.workdir.clone(), true),
         };
         let user = self.process.user.clone().or_else(|| image.user.clone().filter(|u| !u.is_empty()));
         let process = Process {
@@ -240,6 +241,7 @@ impl RunArgs {
             host: self.host,
             hide: hide.to_owned(),
             volumes: self.volumes.volumes(caller.cwd.as_deref())?,
+            make_workdir,
             read_only: self.volumes.read_only,
             mask: self.security.masked()?,
             unmask: self.security.unmasked()?,

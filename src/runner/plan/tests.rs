@@ -70,6 +70,18 @@ fn volumes_are_mounted_before_the_view_is_sealed() {
 }
 
 #[test]
+fn the_working_directory_is_made_where_that_is_asked_for() {
+    let process = Process { workdir: Some("/w/x".into()), user: Some("web".into()), ..spec().process };
+    let asked = Spec { process, make_workdir: true, read_only: true, ..spec() };
+    let step = Step::MakeWorkdir { path: "/w/x".into(), user: Some("web".into()) };
+    let made = plan(&asked);
+    assert!(position(&made, &step) < position(&made, &Step::SealView));
+    assert!(!plan(&Spec { make_workdir: false, ..asked.clone() }).steps().contains(&step));
+    let none = Process { workdir: None, ..asked.process.clone() };
+    assert!(!plan(&Spec { process: none, ..asked }).to_string().contains("working directory"));
+}
+
+#[test]
 fn what_is_unmasked_is_left_alone() {
     let masks = |unmask: &[&str]| {
         let plan = plan(&Spec { unmask: unmask.iter().map(Into::into).collect(), ..spec() });

@@ -102,10 +102,10 @@ fn what_the_image_says_comes_before_what_is_said_here() {
     };
     let s = spec("--rootfs r --entrypoint /x -e A=here -u 7 -w /w");
     assert_eq!((s.process.command, s.process.user.as_deref()), (words(&["/x"]), Some("7")));
-    assert_eq!(s.process.workdir.as_deref(), Some(Path::new("/w")));
+    assert_eq!((s.process.workdir.as_deref(), s.make_workdir), (Some(Path::new("/w")), false));
     let s = spec("--rootfs r other");
     assert_eq!((&s.process.command, s.process.user.as_deref()), (&words(&["/init", "-v", "other"]), Some("web")));
-    assert_eq!(s.process.workdir.as_deref(), Some(Path::new("/srv")));
+    assert_eq!((s.process.workdir.as_deref(), s.make_workdir), (Some(Path::new("/srv")), true));
     assert!(env(&s).contains(&"PATH=/app".to_owned()) && env(&s).contains(&"A=image".to_owned()));
     assert!(!env(&s).iter().any(|e| e.starts_with("HOME=")), "another user has another home");
     let s = spec("--rootfs r --entrypoint= a b");
