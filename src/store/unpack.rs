@@ -1,8 +1,8 @@
 //! From a layer's blob to a directory: OCI image specification, layer.md.
 //!
 //! Whoever made the blob is not trusted. An entry is named by its components only, each opened by descriptor from the
-//! layer's root without following a link of any kind, so that nothing outside can be reached; what would forge the
-//! union's own marks is refused, left out or escaped; sizes are limited before they are believed.
+//! layer's root without the kernel following a link of any kind, so that nothing outside can be reached; what would forge
+//! the union's own marks is refused, left out or escaped; sizes are limited before they are believed.
 //!
 //! # What becomes of an entry
 //! | in the archive | in the layer |
@@ -17,7 +17,8 @@
 //! | an attribute that the file system, or our privilege, does not allow | left out, told likewise |
 //! | an object where there is one | replaces it; a directory over a directory keeps what is in it |
 //! | a directory that has no entry, the root included | made, 0755 of root |
-//! | a parent that is no directory, a link to one included | refused |
+//! | a parent that is a symbolic link of this layer | followed, with the layer as the root; what is missing there is made |
+//! | a parent that is no directory | refused |
 //!
 //! The union's marks are always `user.overlay.`: every user namespace can read them.
 //!

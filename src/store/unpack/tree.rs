@@ -1,5 +1,7 @@
 //! The layer's directory as it fills.
 
+mod links;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::archive::{Archive, Entry, What};
@@ -83,12 +85,19 @@ impl<'a> Tree<'a> {
 
     /// Puts one entry in its place.
     pub(super) fn add(&mut self, entry: &Entry, archive: &mut Archive<'_>) -> Result<(), Error> {
-        let path = match name::named(&entry.path, self.limits())? {
+        let named = name::named(&entry.path, self.limits())?;
+        let (path, parents) = match &named {
             Named::Private => return Ok(()),
-            Named::Opaque(dir) => return self.hide_all(&dir),
-            Named::Whiteout(path) => return self.hide(&path),
-            Named::Object(path) => path,
+            Named::Opaque(dir) => (dir, dir.len()),
+            Named::Whiteout(path) | Named::Object(path) => (path, path.len().saturating_sub(1)),
         };
+        let followed = self.followed(path, parents)?;
+        let path = followed.as_ref().map_or_else(|| path.clone(), |own| own.iter().map(Vec::as_slice).collect());
+        match named {
+            Named::Opaque(_) => return self.hide_all(&path),
+            Named::Whiteout(_) => return self.hide(&path),
+            Named::Private | Named::Object(_) => {}
+        }
         for (attr, value) in &entry.xattrs {
             if value.len() > self.limits().xattr {
                 let what = format!("its attribute {} has {} bytes", attr.escape_ascii(), value.len());
@@ -148,11 +157,7 @@ impl<'a> Tree<'a> {
                     return self.make_dir(at, name, &IMPLIED);
                 }
                 let shown = path.join(&b'/');
-                let words = match kind.kind {
-                    Kind::Symlink => "a symbolic link, which is not followed",
-                    _ => "no directory",
-                };
-                Err(Error::refused(format!("its parent {:?} is {words}", String::from_utf8_lossy(&shown))))
+                Err(Error::refused(format!("its parent {:?} is no directory", String::from_utf8_lossy(&shown))))
             }
             Err(e) => Err(Error::write("open its directory")(e)),
         }
@@ -341,7 +346,9 @@ impl<'a> Tree<'a> {
         let Some((name, above)) = path.split_last() else {
             return Err(Error::refused("it puts something else than a directory in the place of the layer's root"));
         };
-        let to = name::link_target(target, self.limits())?;
+        let named = name::link_target(target, self.limits())?;
+        let followed = self.followed(&named, named.len() - 1)?;
+        let to = followed.as_ref().map_or(named, |own| own.iter().map(Vec::as_slice).collect());
         if to == path {
             return Err(Error::refused("it is a hard link to itself"));
         }
@@ -354,7 +361,7 @@ impl<'a> Tree<'a> {
                 Ok(dir) => dir,
                 Err(Errno::NOENT) => return Err(missing()),
                 Err(Errno::NOTDIR | Errno::LOOP) => {
-                    let why = "a part of which is no directory: links are not followed";
+                    let why = "a part of which is no directory";
                     return Err(Error::refused(format!("it is a hard link to {shown:?}, {why}")));
                 }
                 Err(e) => return Err(Error::write("open the directory of a hard link's target")(e)),

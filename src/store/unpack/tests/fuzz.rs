@@ -35,6 +35,7 @@ fn seed() -> Vec<u8> {
         .dir("d/")
         .file("d/file", &[5; 600])
         .symlink("d/link", "../../outside")
+        .file("d/link/in", b"in")
         .hard_link("hard", "d/file")
         .file(".wh.gone", b"")
         .file("d/.wh..wh..opq", b"")

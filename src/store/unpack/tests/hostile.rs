@@ -86,43 +86,22 @@ fn names_that_lead_out() {
 fn links_that_lead_out() {
     let m = Make::default;
     for (what, tar, entry, words) in [
-        ("through a link", m().symlink("a", "../outside").file("a/kept", b"x"), "a/kept", "symbolic link"),
-        ("through an absolute link", m().symlink("a", "/tmp").file("a/kept", b"x"), "a/kept", "symbolic link"),
-        (
-            "through two links",
-            m().symlink("a", "b").symlink("b", "..").dir("a/outside/"),
-            "a/outside/",
-            "symbolic link",
-        ),
-        ("through a link to root", m().symlink("a", ".").file("a/b/c", b"x"), "a/b/c", "symbolic link"),
-        (
-            "a whiteout through a link",
-            m().symlink("a", "../outside").file("a/.wh.kept", b""),
-            "a/.wh.kept",
-            "symbolic link",
-        ),
-        (
-            "opaque through a link",
-            m().symlink("a", "../outside").file("a/.wh..wh..opq", b""),
-            "a/.wh..wh..opq",
-            "symbolic link",
-        ),
-        ("a link through a link", m().symlink("a", "../outside").symlink("a/x", "y"), "a/x", "symbolic link"),
-        ("a device through a link", m().symlink("a", "../outside").device(b'6', "a/x", 0, 0), "a/x", "symbolic link"),
+        ("through a link to itself", m().symlink("a", "a").file("a/b", b"x"), "a/b", "in a circle"),
+        ("through a circle", m().symlink("a", "d/b").symlink("d/b", "/a/c").file("a/x/y", b""), "a/x/y", "in a circle"),
+        ("a long way", m().symlink("a", &"./".repeat(50)).file(&"a/".repeat(49), b""), &"a/".repeat(49), "too far"),
+        ("through a link to a file", m().file("f", b"").symlink("a", "f").file("a/b", b"x"), "a/b", "no directory"),
+        ("to a whiteout's name", m().symlink("a", ".wh.x").file("a/b", b"x"), "a/b", "name of a whiteout"),
+        ("to a whiteout's name, further on", m().symlink("a", "b/.wh.x/c").dir("a/d/"), "a/d/", "name of a whiteout"),
+        ("through a link to a NUL", m().pax(&[("linkpath", b"b\0c")]).symlink("a", "x").file("a/b", b""), "a", "NUL"),
         ("below a file", m().file("a", b"").file("a/b", b""), "a/b", "no directory"),
         ("hard link out", m().hard_link("a", "../outside/kept"), "a", "climbs"),
         ("hard link absolute", m().hard_link("a", "/etc/passwd"), "a", "absolute"),
+        ("hard link through a link", m().symlink("d", "../outside").hard_link("a", "d/kept"), "a", "not in this layer"),
         (
-            "hard link through a link",
-            m().symlink("d", "../outside").hard_link("a", "d/kept"),
+            "hard link through a link to itself",
+            m().symlink("d", "e/d/").hard_link("a", "d/b/c"),
             "a",
-            "links are not followed",
-        ),
-        (
-            "hard link into a link",
-            m().symlink("d", "../outside").file("f", b"").hard_link("d/f", "f"),
-            "d/f",
-            "symbolic link",
+            "not in this layer",
         ),
         ("hard link to nothing", m().hard_link("a", "b"), "a", "not in this layer"),
         ("hard link to itself", m().hard_link("a", "a"), "a", "itself"),
@@ -140,6 +119,67 @@ fn links_that_lead_out() {
     let tar = m().symlink("l", "../outside/kept").hard_link("m", "l").end();
     let (_, root) = whole(&tar, &Options::default());
     assert_eq!(root.readlink(b"m").expect("a link"), b"../outside/kept");
+}
+
+#[test]
+fn links_on_the_way_lead_nowhere_but_into_the_layer() {
+    let m = Make::default;
+    let sub = || m().dir("b/").file("b/old", b"old");
+    // What is made, and by which path it is there afterwards.
+    for (what, tar, there) in [
+        ("plain", sub().symlink("a", "b").file("a/x", b"new"), "b/x"),
+        ("to what is missing", m().symlink("lib", "usr/lib").file("lib/x", b"new"), "usr/lib/x"),
+        ("to the outside", m().symlink("a", "../outside").file("a/x", b"new"), "outside/x"),
+        ("far up", m().symlink("d/a", "../../../../outside").file("d/a/x", b"new"), "outside/x"),
+        ("absolute", m().symlink("d/a", "/tmp/b").file("d/a/x", b"new"), "tmp/b/x"),
+        ("to the root", m().symlink("d/a", "/").file("d/a/x", b"new"), "x"),
+        ("to the root, as a directory", m().symlink("a", "..").dir("a/d/").file("d/x", b"new"), "d/x"),
+        ("two", m().symlink("a", "c/b").symlink("c", "e/f").file("a/g/x", b"new"), "e/f/b/g/x"),
+        // Not `y`: the parent of where a link leads is not that of the link.
+        ("up from a link", m().dir("t/u/").symlink("l", "t/u").symlink("a", "l/../y").file("a/x", b"new"), "t/y/x"),
+        ("in the middle", m().symlink("p/a", "../q").file("p/a/./r/x", b"new"), "q/r/x"),
+        ("a hard link's target", sub().symlink("a", "b").file("b/x", b"new").hard_link("h", "a/x"), "h"),
+        ("a hard link's name", sub().symlink("a", "b").file("f", b"new").hard_link("a/x", "f"), "b/x"),
+        ("in place of what is there", sub().symlink("a", "b").file("a/old", b"new"), "b/old"),
+        ("over a whiteout", m().file(".wh.b", b"").symlink("a", "b").file("a/x", b"new"), "b/x"),
+        ("no more, once it is a directory", m().symlink("a", "b").dir("a/").file("a/x", b"new"), "a/x"),
+        ("no more, once it leads elsewhere", m().symlink("a", "b").symlink("a", "c").file("a/x", b"new"), "c/x"),
+    ] {
+        let tar = tar.end();
+        let place = tempfile::tempdir().expect("a temporary directory");
+        std::fs::create_dir(place.path().join("outside")).expect("made");
+        let layer = place.path().join("layer");
+        std::fs::create_dir(&layer).expect("made");
+        let before = snapshot(place.path(), &layer);
+        let on_disk = Handle::Disk(disk::Object::open(&layer, true).expect("opened"));
+        unpack(&tar[..], &on_disk, &stored(), &|_| {}).unwrap_or_else(|e| panic!("{what}: {e}"));
+        assert_eq!(snapshot(place.path(), &layer), before, "{what}");
+        let (dir, name) = there.rsplit_once('/').unwrap_or(("", there));
+        for root in [whole(&tar, &Options::default()).1, whole(&tar, &stored()).1, on_disk] {
+            assert_eq!(content(&at(&root, dir), name), b"new", "{what}");
+        }
+    }
+}
+
+#[test]
+fn whiteouts_and_others_links_by_a_link() {
+    let m = Make::default;
+    let tar = m().symlink("a", "/b").file("a/.wh.gone", b"").file("a/o/.wh..wh..opq", b"").file("a/.wh..wh..opq", b"");
+    let (_, root) = whole(&tar.end(), &Options::default());
+    assert!(at(&root, "b").stat(b"gone").expect("there").is_whiteout());
+    for dir in ["b", "b/o"] {
+        assert_eq!(attr(&at(&root, dir), "", "user.overlay.opaque").as_deref(), Some(&b"y"[..]), "{dir}");
+    }
+    // Where owners are stored, a link that is not root's is a file; it leads on all the same.
+    let mut link = header(b'2', b"a", 0);
+    link.set_uid(7);
+    link.as_old_mut().linkname[..1].copy_from_slice(b"b");
+    let tar = m().raw(link, b"").file("a/x", b"new").end();
+    for options in [stored(), Options::default()] {
+        assert_eq!(content(&at(&whole(&tar, &options).1, "b"), "x"), b"new");
+    }
+    // A file with the same bytes does not.
+    is_refused("a file", &m().file("a", b"b").file("a/x", b"").end(), Some("a/x"), "no directory");
 }
 
 #[test]
