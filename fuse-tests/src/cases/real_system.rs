@@ -18,7 +18,7 @@ cases!("real_system": debian.onlay().by(&[User::Root, User::Ordinary]).slow(1500
 const CACHE: &str = "/var/cache/onlay-tests";
 /// No more than this may be new: the packages and what they unpack.
 const BOUND: u64 = 1_500_000_000;
-const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+pub(super) const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 fn debian(cx: &mut Ctx) -> Result<()> {
     let root = unpack(cx, &base(cx)?)?;
@@ -48,12 +48,12 @@ fn debian(cx: &mut Ctx) -> Result<()> {
 }
 
 /// Two ports that nobody listens on: others may run the same at the same time.
-fn free_ports() -> Result<(u16, u16)> {
+pub(super) fn free_ports() -> Result<(u16, u16)> {
     let (one, other) = (TcpListener::bind("127.0.0.1:0")?, TcpListener::bind("127.0.0.1:0")?);
     Ok((one.local_addr()?.port(), other.local_addr()?.port()))
 }
 
-fn tail(text: &str, lines: usize) -> String {
+pub(super) fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     all[all.len().saturating_sub(lines)..].join("\n")
 }
@@ -116,7 +116,7 @@ fn apt_files(name: &str, keep: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
 }
 
 /// A bare system as a tar file, made with the machine's own mirrors, proxies and keys.
-fn base(cx: &Ctx) -> Result<PathBuf> {
+pub(super) fn base(cx: &Ctx) -> Result<PathBuf> {
     let suite = suite()?;
     let cache = Path::new(CACHE);
     let place = if cache.is_dir() { cache.to_path_buf() } else { cx.dir.0.clone() };
