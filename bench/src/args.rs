@@ -48,10 +48,13 @@ pub(crate) struct Args {
     #[arg(long, default_value = "/var/tmp", value_name = "DIR")]
     pub(crate) dir: PathBuf,
     /// Build an image of ten steps instead, one of which touches 50,000 files (--synthetic), with buildah
-    #[arg(long)]
+    #[arg(long, group = "image")]
     pub(crate) build: bool,
-    /// A root file system as a tar for --build; by default mmdebstrap makes one
-    #[arg(long, value_name = "TAR", requires = "build")]
+    /// Unpack an image of Debian instead, with onlay, umoci and podman
+    #[arg(long, group = "image")]
+    pub(crate) unpack: bool,
+    /// A root file system as a tar for --build and --unpack; by default mmdebstrap makes one
+    #[arg(long, value_name = "TAR", requires = "image")]
     pub(crate) base: Option<PathBuf>,
     /// Never drop the machine's caches
     #[arg(long)]

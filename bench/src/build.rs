@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::base::base;
 use crate::competitor::{Competitor, Kind};
 use crate::requests::Counter;
 use crate::watch::Watch;
@@ -56,15 +57,7 @@ RUN rm -r /many/2 && echo last > /etc/last
 impl Build<'_> {
     /// A Markdown table.
     pub(crate) fn run(&self, watch: &Watch) -> Result<String> {
-        let base = match self.base {
-            Some(path) => path.to_owned(),
-            None => {
-                eprintln!("making a base image with mmdebstrap");
-                let path = self.site.join("base.tar");
-                finish(Command::new("mmdebstrap").args(["--variant=minbase", "--quiet", "bookworm"]).arg(&path))?;
-                path
-            }
-        };
+        let base = base(self.site, self.base)?;
         fs::create_dir(self.site.join("context"))?;
         fs::write(self.site.join("context/Containerfile"), containerfile(self.files))?;
         let mut stores = Vec::new();

@@ -1,6 +1,7 @@
 //! Measures onlay side by side with other union filesystems.
 
 mod args;
+mod base;
 mod build;
 mod competitor;
 mod enter;
@@ -15,6 +16,7 @@ mod requests;
 mod run;
 mod stats;
 mod tools;
+mod unpack;
 mod walk;
 mod watch;
 mod workload;
@@ -77,6 +79,14 @@ fn bench(args: &Args) -> Result<ExitCode> {
         let table = build.run(&watch);
         // It has a mount in there.
         drop(counter);
+        run::remove(site.path());
+        return say(&table?);
+    }
+    if args.unpack {
+        let site = tempfile::Builder::new().prefix("onlay-bench-").tempdir_in(&args.dir)?;
+        let (competitors, base) = (&*competitors, args.base.as_deref());
+        let unpack = unpack::Unpack { competitors, rounds, base, site: site.path(), rootless: args.rootless };
+        let table = unpack.run(&watch);
         run::remove(site.path());
         return say(&table?);
     }
