@@ -13,6 +13,8 @@ use rustix::fs::{
     StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
 };
 
+mod unnamed;
+
 use super::{Listed, Rename};
 use crate::sys;
 use crate::vocab::handle::FileHandle;
@@ -23,18 +25,20 @@ const STATX_ATTR_MOUNT_ROOT: u64 = 0x2000;
 /// A path that stays where it is meant to be.
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS).union(ResolveFlags::NO_SYMLINKS);
 
-/// An object on disk, held by an `O_PATH` descriptor.
+/// An object on disk, held by a descriptor: with `O_PATH`, but for what was made [without a name](unnamed).
 #[derive(Clone, Debug)]
 pub struct Object {
     fd: Arc<OwnedFd>,
     /// Whether changes are allowed; every descendant inherits it. A lower layer's handles refuse them with `EROFS`.
     writable: bool,
+    /// The descriptor is open for data, too: calls on descriptors take it.
+    open: bool,
 }
 
 /// A regular file on disk, opened for its data.
 #[derive(Debug)]
 pub struct Data {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
 }
 
 impl Object {
@@ -48,7 +52,7 @@ impl Object {
             sys::mode::clear_umask();
         }
         let fd = rfs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { fd: Arc::new(fd), writable })
+        Ok(Self { fd: Arc::new(fd), writable, open: false })
     }
 
     /// The descriptor (`O_PATH`).
@@ -57,7 +61,7 @@ impl Object {
     }
 
     fn child(&self, fd: OwnedFd) -> Self {
-        Self { fd: Arc::new(fd), writable: self.writable }
+        Self { fd: Arc::new(fd), writable: self.writable, open: false }
     }
 
     fn may_change(&self) -> Result<()> {
@@ -142,13 +146,13 @@ impl Object {
             Err(Errno::ACCESS) => self.lend(name, bits, quiet)?,
             r => r?,
         };
-        Ok(Data { fd })
+        Ok(Data { fd: Arc::new(fd) })
     }
 
     pub(super) fn create(&self, name: &[u8], mode: u32) -> Result<Data> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = self.changing(|| rfs::openat(&*self.fd, os(name), flags, Mode::from_raw_mode(mode & 0o7777)))?;
-        Ok(Data { fd })
+        Ok(Data { fd: Arc::new(fd) })
     }
 
     pub(super) fn stat(&self, name: &[u8]) -> Result<Stat> {
@@ -212,6 +216,11 @@ impl Object {
     }
 
     pub(super) fn link(&self, name: &[u8], to: &Self, new_name: &[u8]) -> Result<()> {
+        if name.is_empty()
+            && let Some(linked) = self.link_open(to, new_name)
+        {
+            return linked;
+        }
         to.changing(|| {
             if name.is_empty() {
                 let flags = AtFlags::SYMLINK_FOLLOW;
@@ -298,6 +307,9 @@ impl Object {
 
     pub(super) fn setxattr(&self, name: &[u8], attr: &[u8], value: &[u8], flags: i32) -> Result<()> {
         self.may_change()?;
+        if let Some(set) = self.setxattr_open(name, attr, value, flags) {
+            return set;
+        }
         let call = || sys::xattr_at::set(self.fd(), name, attr, value, flags);
         match call() {
             // A user.* attribute wants the write bit.
@@ -317,25 +329,20 @@ impl Object {
 
     pub(super) fn file_handle(&self, name: &[u8]) -> Result<Option<FileHandle>> {
         match sys::handle_at::name_to_handle_at(self.fd(), name) {
-            Ok((kind, bytes)) => {
+            Ok((kind, bytes, mount)) => {
                 let Ok(kind) = u8::try_from(kind) else { return Ok(None) };
-                Ok(FileHandle::new(self.uuid()?, kind, &bytes))
+                Ok(FileHandle::new(self.uuid(mount), kind, &bytes))
             }
             Err(Errno::OPNOTSUPP | Errno::OVERFLOW | Errno::NOSYS) => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    /// The UUID of the file system, asked once for each; zeros where it has none, as kernel overlayfs writes then.
-    fn uuid(&self) -> Result<[u8; 16]> {
-        static KNOWN: std::sync::LazyLock<DashMap<u64, [u8; 16]>> = std::sync::LazyLock::new(DashMap::new);
-        let dev = self.stat(b"")?.dev;
-        if let Some(uuid) = KNOWN.get(&dev) {
-            return Ok(*uuid);
-        }
-        let uuid = self.reopen().and_then(|fd| sys::handle_at::fs_uuid(fd.as_fd())).unwrap_or([0; 16]);
-        KNOWN.insert(dev, uuid);
-        Ok(uuid)
+    /// The UUID of the file system, asked once for each mount; zeros where it has none, as kernel overlayfs writes then.
+    fn uuid(&self, mount: i32) -> [u8; 16] {
+        static KNOWN: std::sync::LazyLock<DashMap<i32, [u8; 16]>> = std::sync::LazyLock::new(DashMap::new);
+        let ask = || self.reopen().and_then(|fd| sys::handle_at::fs_uuid(fd.as_fd())).unwrap_or([0; 16]);
+        KNOWN.get(&mount).map(|uuid| *uuid).unwrap_or_else(|| *KNOWN.entry(mount).or_insert_with(ask))
     }
 
     /// The same directory, opened so that it can be read and synced.
@@ -417,7 +424,7 @@ impl Data {
     pub(super) fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
         let mut done = 0;
         while done < buf.len() {
-            match rustix::io::pread(&self.fd, &mut buf[done..], offset + done as u64) {
+            match rustix::io::pread(&*self.fd, &mut buf[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(Errno::INTR) => {}
@@ -431,7 +438,7 @@ impl Data {
     pub(super) fn write_at(&self, data: &[u8], offset: u64) -> Result<usize> {
         let mut done = 0;
         while done < data.len() {
-            match rustix::io::pwrite(&self.fd, &data[done..], offset + done as u64) {
+            match rustix::io::pwrite(&*self.fd, &data[done..], offset + done as u64) {
                 Ok(n) => done += n,
                 Err(Errno::INTR) => {}
                 Err(_) if done > 0 => break,
@@ -442,12 +449,12 @@ impl Data {
     }
 
     pub(super) fn truncate(&self, size: u64) -> Result<()> {
-        rfs::ftruncate(&self.fd, size)
+        rfs::ftruncate(&*self.fd, size)
     }
 
     pub(super) fn fallocate(&self, mode: i32, offset: u64, len: u64) -> Result<()> {
         let mode = FallocateFlags::from_bits_retain(mode as u32);
-        rfs::fallocate(&self.fd, mode, offset, len)
+        rfs::fallocate(&*self.fd, mode, offset, len)
     }
 
     pub(super) fn seek(&self, offset: u64, whence: i32) -> Result<u64> {
@@ -456,22 +463,22 @@ impl Data {
             libc::SEEK_HOLE => SeekFrom::Hole(offset),
             _ => return Err(Errno::INVAL),
         };
-        rfs::seek(&self.fd, from)
+        rfs::seek(&*self.fd, from)
     }
 
     pub(super) fn sync(&self, data_only: bool) -> Result<()> {
-        if data_only { rfs::fdatasync(&self.fd) } else { rfs::fsync(&self.fd) }
+        if data_only { rfs::fdatasync(&*self.fd) } else { rfs::fsync(&*self.fd) }
     }
 
     pub(super) fn stat(&self) -> Result<Stat> {
-        stat_of(&rfs::statx(&self.fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?)
+        stat_of(&rfs::statx(&*self.fd, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?)
     }
 
     /// copy_file_range(2); `None` where the kernel can't between these two.
     pub(super) fn copy_range(&self, offset: u64, to: &Self, to_offset: u64, len: u64) -> Result<Option<u64>> {
         let (mut from, mut dest) = (offset, to_offset);
         let len = usize::try_from(len).unwrap_or(usize::MAX);
-        match rfs::copy_file_range(&self.fd, Some(&mut from), &to.fd, Some(&mut dest), len) {
+        match rfs::copy_file_range(&*self.fd, Some(&mut from), &*to.fd, Some(&mut dest), len) {
             Ok(n) => Ok(Some(n as u64)),
             Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(None),
             Err(e) => Err(e),
@@ -479,7 +486,7 @@ impl Data {
     }
 
     pub(super) fn clone_into(&self, to: &Self) -> Result<bool> {
-        match rfs::ioctl_ficlone(&to.fd, &self.fd) {
+        match rfs::ioctl_ficlone(&*to.fd, &*self.fd) {
             Ok(()) => Ok(true),
             Err(Errno::OPNOTSUPP | Errno::XDEV | Errno::INVAL | Errno::NOTTY | Errno::NOSYS) => Ok(false),
             Err(e) => Err(e),
@@ -487,7 +494,7 @@ impl Data {
     }
 
     pub(super) fn flags(&self) -> Result<u32> {
-        rfs::ioctl_getflags(&self.fd).map(|f| f.bits())
+        rfs::ioctl_getflags(&*self.fd).map(|f| f.bits())
     }
 }
 

@@ -175,6 +175,17 @@ impl Handle {
         })
     }
 
+    /// Makes a regular file in this directory that has no name (`O_TMPFILE`): a handle to it, which takes the empty name,
+    /// and its data to read and write. [`link`](Self::link) gives it its first name; without one it goes with the last of
+    /// both. `None` where the file system has no such thing.
+    pub fn create_unnamed(&self, mode: u32) -> Result<Option<(Self, File)>> {
+        Ok(match self {
+            Self::Disk(o) => o.create_unnamed(mode)?.map(|(o, f)| (Self::Disk(o), File::Disk(f))),
+            Self::Mem(o) => o.create_unnamed(mode)?.map(|(o, f)| (Self::Mem(o), File::Mem(f))),
+            Self::Index(_) => return Err(Errno::ROFS),
+        })
+    }
+
     /// statx(2), no link followed.
     pub fn stat(&self, name: &[u8]) -> Result<Stat> {
         look!(self, o => o.stat(name))

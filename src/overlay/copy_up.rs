@@ -1,5 +1,5 @@
-//! Lower to upper: built in the work directory (data, then owner, attributes, mode and times), then published by one
-//! rename. What failed is removed again; nothing is half there.
+//! Lower to upper: built in the work directory (data, then owner, attributes, mode and times), a file under no name where
+//! the file system can, then published by one link(2) or rename(2). What failed is gone again; nothing is half there.
 
 use std::sync::Arc;
 
@@ -41,6 +41,29 @@ struct Source {
     owner: (u32, u32),
     /// Its ids are the view's, in ACLs too.
     mapped: bool,
+}
+
+/// An object being built: in the work directory by its name there; or with none yet, where the name is empty, as it is to
+/// handles, and `dir` is the object.
+#[derive(Debug)]
+struct Draft {
+    dir: Handle,
+    name: Vec<u8>,
+}
+
+impl Draft {
+    /// Puts it in its place, where nothing is.
+    fn put(&self, to: &Handle, name: &[u8], how: Rename) -> Result<()> {
+        if self.name.is_empty() { self.dir.link(b"", to, name) } else { self.dir.rename(&self.name, to, name, how) }
+    }
+
+    fn remove(&self, kind: Kind) -> Result<()> {
+        match kind {
+            _ if self.name.is_empty() => Ok(()),
+            Kind::Dir => self.dir.rmdir(&self.name),
+            _ => self.dir.unlink(&self.name),
+        }
+    }
 }
 
 impl Overlay {
@@ -113,16 +136,15 @@ impl Overlay {
         let owner = self.stored_owner(&dir, b"", lower.layer, &stat)?;
         let mapped = self.layers[lower.layer].mapped;
         let source = Source { dir, name: Box::default(), stat, owner, mapped };
-        let temp = self.temp_name();
-        tree.work.mkdir(&temp, 0o700)?;
+        let draft = Draft { dir: tree.work.clone(), name: self.temp_name() };
+        draft.dir.mkdir(&draft.name, 0o700)?;
         let r = self
-            .dress(node, &source, &temp, false)
-            .and_then(|()| self.publish(node, &temp, |key| upper_object(key, UpperAt::Name, false)));
-        self.discard_unless(r, &temp, Kind::Dir)
+            .dress(node, &source, &draft, false)
+            .and_then(|key| self.publish(node, &draft, upper_object(key, UpperAt::Name, false)));
+        self.discard_unless(r, &draft.name, Kind::Dir)
     }
 
     fn copy_up_other(&self, node: &Arc<Node>, want: Want, publish: bool) -> Result<()> {
-        let tree = self.tree()?;
         let stat = self.lower_stat(node)?;
         let pos = node.state.lock().other().ok_or(Errno::NOENT)?.pos;
         let dir = self.lower_handle(&pos.dir)?;
@@ -130,31 +152,31 @@ impl Overlay {
         let mapped = self.layers[pos.dir.layer].mapped;
         let source = Source { dir, name: pos.name, stat, owner, mapped };
         let metacopy = node.kind == Kind::File && want == Want::Metadata && stat.size > 0;
-        let temp = self.temp_name();
         let index = if stat.nlink > 1 && self.has_index() && self.can_mark(node.kind) {
             source.dir.file_handle(&source.name)?
         } else {
             None
         };
+        let draft = self.build(node, &source, want, metacopy)?;
         let r = (|| {
-            self.build(node, &source, want, metacopy, &temp)?;
-            self.dress(node, &source, &temp, metacopy)?;
+            let key = self.dress(node, &source, &draft, metacopy)?;
             match index {
-                None => self.publish(node, &temp, |key| upper_object(key, UpperAt::Name, metacopy)),
+                None => self.publish(node, &draft, upper_object(key, UpperAt::Name, metacopy)),
                 Some(handle) => {
                     let name = handle.index_name();
                     let delta = format!("U{:+}", i64::from(stat.nlink) - 1);
                     let attr = self.prefix.attr(dialect::NLINK);
-                    tree.work.setxattr(&temp, &attr, delta.as_bytes(), 0)?;
-                    let st = tree.work.stat(&temp)?;
-                    tree.work.rename(&temp, self.index()?, &name, Rename::NoReplace)?;
-                    let key = (st.dev, st.ino);
+                    draft.dir.setxattr(&draft.name, &attr, delta.as_bytes(), 0)?;
+                    draft.put(self.index()?, &name, Rename::NoReplace)?;
                     self.adopt(node, upper_object(key, UpperAt::Index(name.into()), metacopy), Some(stat.nlink));
                     Ok(())
                 }
             }
         })();
-        self.discard_unless(r, &temp, node.kind)?;
+        match draft.name.as_slice() {
+            b"" => r?,
+            temp => self.discard_unless(r, temp, node.kind)?,
+        }
         if publish { self.link_up(node) } else { Ok(()) }
     }
 
@@ -173,21 +195,25 @@ impl Overlay {
     }
 
     /// Makes the object itself, with its data if wanted.
-    fn build(&self, node: &Node, source: &Source, want: Want, metacopy: bool, temp: &[u8]) -> Result<()> {
+    fn build(&self, node: &Node, source: &Source, want: Want, metacopy: bool) -> Result<Draft> {
+        let work = &self.tree()?.work;
+        if node.kind == Kind::File
+            && let Some((dir, file)) = work.create_unnamed(0o600)?
+        {
+            self.fill(node, source, want, metacopy, &file)?;
+            return Ok(Draft { dir, name: Vec::new() });
+        }
+        let draft = Draft { dir: work.clone(), name: self.temp_name() };
+        let made = self.build_named(node, source, want, metacopy, &draft.name);
+        self.discard_unless(made, &draft.name, node.kind)?;
+        Ok(draft)
+    }
+
+    fn build_named(&self, node: &Node, source: &Source, want: Want, metacopy: bool, temp: &[u8]) -> Result<()> {
         let work = &self.tree()?.work;
         match node.kind {
             Kind::Dir => work.mkdir(temp, 0o700),
-            Kind::File => {
-                let file = work.create(temp, 0o600)?;
-                match want {
-                    Want::Data { upto } if upto > 0 => {
-                        let how = copy_data(&self.open_lower_data(node)?, &file, source.stat.size, upto)?;
-                        self.to_disk(&file, how)
-                    }
-                    _ if metacopy => file.truncate(source.stat.size),
-                    _ => Ok(()),
-                }
-            }
+            Kind::File => self.fill(node, source, want, metacopy, &work.create(temp, 0o600)?),
             Kind::Symlink => work.symlink(&link_target(&source.dir, &source.name)?, temp),
             kind if kind.is_whiteout(source.stat.rdev) => self.build_device(work, temp, 0o600),
             kind => match work.mknod(temp, kind, 0o600, source.stat.rdev) {
@@ -198,9 +224,22 @@ impl Overlay {
         }
     }
 
+    /// The content of a file, as much as is wanted.
+    fn fill(&self, node: &Node, source: &Source, want: Want, metacopy: bool, file: &File) -> Result<()> {
+        match want {
+            Want::Data { upto } if upto > 0 => {
+                let how = copy_data(&self.open_lower_data(node)?, file, source.stat.size, upto)?;
+                self.to_disk(file, how)
+            }
+            _ if metacopy => file.truncate(source.stat.size),
+            _ => Ok(()),
+        }
+    }
+
     /// Owner, attributes, marks, mode and times. The owner comes first: giving a file away takes its capabilities.
-    fn dress(&self, node: &Node, source: &Source, temp: &[u8], metacopy: bool) -> Result<()> {
-        let work = &self.tree()?.work;
+    /// Which object it is.
+    fn dress(&self, node: &Node, source: &Source, draft: &Draft, metacopy: bool) -> Result<Key> {
+        let (work, temp) = (&draft.dir, &draft.name);
         let stat = &source.stat;
         let fresh = work.stat(temp)?;
         let (uid, gid) = source.owner;
@@ -229,35 +268,31 @@ impl Overlay {
             }
         }
         if self.can_mark(node.kind) && (fresh.kind != Kind::Symlink || self.prefix == dialect::Prefix::Trusted) {
-            let origin = source.dir.file_handle(&source.name)?;
-            let origin = origin.as_ref().map_or(&b""[..], |h| h.as_bytes());
-            work.setxattr(temp, &self.prefix.attr(dialect::ORIGIN), origin, 0)?;
-            if node.kind != Kind::Dir {
-                work.setxattr(temp, &self.prefix.attr(dialect::INO), &node.ino.to_le_bytes(), 0)?;
-            }
+            // The longest last: ext4 keeps what fits in the inode, and has a block for the rest.
             if metacopy {
                 work.setxattr(temp, &self.prefix.attr(dialect::METACOPY), b"", 0)?;
             }
+            if node.kind != Kind::Dir {
+                work.setxattr(temp, &self.prefix.attr(dialect::INO), &node.ino.to_le_bytes(), 0)?;
+            }
+            let origin = source.dir.file_handle(&source.name)?;
+            let origin = origin.as_ref().map_or(&b""[..], |h| h.as_bytes());
+            work.setxattr(temp, &self.prefix.attr(dialect::ORIGIN), origin, 0)?;
         }
         if node.kind != Kind::Symlink && !self.config.stored_owners {
             work.chmod(temp, stat.mode)?;
         }
-        work.utimens(temp, SetTime::To(stat.atime), SetTime::To(stat.mtime))
+        work.utimens(temp, SetTime::To(stat.atime), SetTime::To(stat.mtime))?;
+        Ok((fresh.dev, fresh.ino))
     }
 
     /// Puts a finished object under its node's name; under none if it has lost its last.
-    fn publish(&self, node: &Arc<Node>, temp: &[u8], upper: impl Fn(Key) -> Upper) -> Result<()> {
-        let tree = self.tree()?;
+    fn publish(&self, node: &Arc<Node>, draft: &Draft, upper: Upper) -> Result<()> {
         for _ in 0..TRIES {
             let Some(link) = node.first_link() else {
-                let st = tree.work.stat(temp)?;
-                let pinned = tree.work.pin(temp)?;
-                if node.is_dir() {
-                    tree.work.rmdir(temp)?
-                } else {
-                    tree.work.unlink(temp)?
-                }
-                self.adopt(node, Upper { at: UpperAt::Pinned(pinned), ..upper((st.dev, st.ino)) }, Some(0));
+                let pinned = draft.dir.pin(&draft.name)?;
+                draft.remove(node.kind)?;
+                self.adopt(node, Upper { at: UpperAt::Pinned(pinned), ..upper }, Some(0));
                 return Ok(());
             };
             self.copy_up(&link.parent, Want::Metadata)?;
@@ -272,12 +307,11 @@ impl Overlay {
                     self.set_devices(&link.parent, &dir)?;
                 }
             }
-            let st = tree.work.stat(temp)?;
             return keep_times(&dir, || {
                 // Not every plain upper knows how not to replace; nobody has the name, for we hold the names.
                 let how = if self.is_plain() { Rename::Replace } else { Rename::NoReplace };
-                tree.work.rename(temp, &dir, &link.name, how)?;
-                self.adopt(node, upper((st.dev, st.ino)), None);
+                draft.put(&dir, &link.name, how)?;
+                self.adopt(node, upper, None);
                 Ok(())
             });
         }

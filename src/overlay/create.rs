@@ -67,7 +67,8 @@ impl Overlay {
         if !inherits && new.kind != Kind::Symlink {
             mode &= !new.caller.umask;
         }
-        let alone = !parent.is_mixed() && !self.config.stored_owners && !self.is_plain() && !device;
+        let simple = !self.config.stored_owners && !self.is_plain() && !device;
+        let alone = simple && self.in_lower(&parent, name)?.is_none();
         let stat = match if alone { self.make_alone(&dir, name, new, mode)? } else { None } {
             Some(stat) => stat,
             None => {
@@ -90,8 +91,8 @@ impl Overlay {
         Ok(attr)
     }
 
-    /// Makes it in a directory that is the upper's alone, where making it tells whether the name is taken; `None` if it
-    /// is, perhaps by a whiteout that hides nothing.
+    /// Makes it where no lower has the name, so that making it tells whether it is taken; `None` if it is, perhaps by a
+    /// whiteout that hides nothing.
     fn make_alone(&self, dir: &Handle, name: &[u8], new: &New<'_>, mode: u32) -> Result<Option<Stat>> {
         match self.build_new(dir, name, new, mode) {
             Err(Errno::EXIST) => return Ok(None),
@@ -104,7 +105,7 @@ impl Overlay {
                 return Ok(fresh);
             }
             let (mode, gid) = self.passed_on(dir, new, mode)?;
-            self.settle(dir, name, new, mode, gid)?;
+            self.settle(dir, name, &fresh, new, mode, gid)?;
             dir.stat(name)
         };
         let settled = settle();
@@ -132,7 +133,7 @@ impl Overlay {
             self.make_way(dir, name)?;
         }
         self.build_new(dir, name, new, mode)?;
-        let settled = self.settle(dir, name, new, mode, gid).and_then(|()| {
+        let settled = dir.stat(name).and_then(|fresh| self.settle(dir, name, &fresh, new, mode, gid)).and_then(|()| {
             // What the whiteout hid may be a directory, too.
             if over_whiteout && new.kind == Kind::Dir { self.make_opaque(dir, name) } else { Ok(()) }
         });
@@ -179,11 +180,10 @@ impl Overlay {
         }
     }
 
-    /// Gives a new object to its owner.
-    fn settle(&self, dir: &Handle, name: &[u8], new: &New<'_>, mode: u32, gid: u32) -> Result<()> {
-        let fresh = dir.stat(name)?;
+    /// Gives a new object, which is `fresh`, to its owner.
+    fn settle(&self, dir: &Handle, name: &[u8], fresh: &Stat, new: &New<'_>, mode: u32, gid: u32) -> Result<()> {
         if self.config.stored_owners {
-            return self.settle_stored(dir, name, new, mode, gid);
+            return self.settle_stored(dir, name, fresh, new, mode, gid);
         }
         if (fresh.uid, fresh.gid) != (new.uid, gid) {
             self.give(dir, name, Some(new.uid), Some(gid), None)?;
@@ -195,8 +195,15 @@ impl Overlay {
         Ok(())
     }
 
-    fn settle_stored(&self, dir: &Handle, name: &[u8], new: &New<'_>, mode: u32, gid: u32) -> Result<()> {
-        let on_disk = dir.stat(name)?;
+    fn settle_stored(
+        &self,
+        dir: &Handle,
+        name: &[u8],
+        on_disk: &Stat,
+        new: &New<'_>,
+        mode: u32,
+        gid: u32,
+    ) -> Result<()> {
         if !matches!(on_disk.kind, Kind::File | Kind::Dir) {
             return Ok(());
         }
@@ -240,7 +247,7 @@ impl Overlay {
         };
         let r = (|| {
             self.build_new(&place, &temp, new, mode)?;
-            self.settle(&place, &temp, new, mode, gid)?;
+            self.settle(&place, &temp, &place.stat(&temp)?, new, mode, gid)?;
             if new.kind == Kind::Dir {
                 self.make_opaque(&place, &temp)?;
                 place.rename(&temp, dir, name, Rename::Exchange)?;

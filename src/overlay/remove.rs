@@ -67,41 +67,49 @@ impl Overlay {
     pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
         let parent = self.dir_node(parent)?;
         self.tree()?;
-        for _ in 0..TRIES {
-            let node = self.found_node(&parent, name)?;
-            if !node.is_dir() {
+        if !parent.has_upper() {
+            // Not for the sake of a name that is not there.
+            if !self.found_node(&parent, name)?.is_dir() {
                 return Err(Errno::NOTDIR);
             }
-            if !parent.has_upper() {
-                self.copy_up(&parent, Want::Metadata)?;
-            }
-            let names = parent.names_mut();
-            let inside = node.names_mut();
-            let Some(found) = self.still(&parent, names.removed(), name, &node)? else { continue };
-            if !self.is_empty(&node)? {
-                return Err(Errno::NOTEMPTY);
-            }
-            let hidden = self.is_hidden_below(&parent, name, &found)?;
-            let dir = self.upper_dir(&parent)?;
-            let pin = if found.named { Some(self.upper_dir(&node)?) } else { None };
-            match &pin {
-                None => self.new_whiteout(&dir, name)?,
-                Some(own) if hidden => self.swap_for_whiteout(&dir, name, own)?,
-                Some(own) => match dir.rmdir(name) {
-                    // Whiteouts that hide nothing any more.
-                    Err(Errno::NOTEMPTY) => {
-                        clear_whiteouts(own)?;
-                        dir.rmdir(name)?;
-                    }
-                    r => r?,
-                },
-            }
-            self.buried(&parent, name, &node, pin);
-            inside.remove();
-            self.unlisted(&parent, name);
-            return Ok(());
+            self.copy_up(&parent, Want::Metadata)?;
         }
-        Err(Errno::STALE)
+        let names = parent.names_mut();
+        if names.removed() {
+            return Err(Errno::NOENT);
+        }
+        let found = self.resolve(&parent, name)?.ok_or(Errno::NOENT)?;
+        let node = self.node_of(&parent, name, &found)?;
+        if !node.is_dir() {
+            return Err(Errno::NOTDIR);
+        }
+        let inside = node.names_mut();
+        let hidden = self.is_hidden_below(&parent, name, &found)?;
+        // Where nothing is below, the disk knows whether it is empty.
+        let merged = hidden || !node.lower_dirs().is_empty();
+        if merged && !self.is_empty(&node)? {
+            return Err(Errno::NOTEMPTY);
+        }
+        let dir = self.upper_dir(&parent)?;
+        let open = || self.dirs.get(&node.id).map_or_else(|| dir.open_dir(name), Ok);
+        let pin = if found.named { Some(open()?) } else { None };
+        match &pin {
+            None => self.new_whiteout(&dir, name)?,
+            Some(own) if hidden => self.swap_for_whiteout(&dir, name, own)?,
+            Some(own) => match dir.rmdir(name) {
+                Err(Errno::NOTEMPTY) if !merged && !self.is_empty(&node)? => return Err(Errno::NOTEMPTY),
+                // Whiteouts that hide nothing any more.
+                Err(Errno::NOTEMPTY) => {
+                    clear_whiteouts(own)?;
+                    dir.rmdir(name)?;
+                }
+                r => r?,
+            },
+        }
+        self.buried(&parent, name, &node, pin);
+        inside.remove();
+        self.unlisted(&parent, name);
+        Ok(())
     }
 
     /// The node of a name that is there.

@@ -147,7 +147,9 @@ impl Overlay {
             (Some(d), Some(f)) if !d.is_dir() => self.count_down(d, f)?,
             _ => false,
         };
-        let done = self.replace(&src, &from, &to, hidden);
+        // A file takes the place of any other, or of a whiteout, as it is.
+        let files = !src.is_dir() && !self.is_plain();
+        let done = if files { self.move_over(&from, &to, hidden) } else { self.replace(&src, &from, &to, hidden) };
         match &dst {
             Some(dst) => self.count_back_unless(done, dst, counted)?,
             None => done?,

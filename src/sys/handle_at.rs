@@ -22,12 +22,12 @@ struct RawUuid {
     uuid: [u8; 16],
 }
 
-/// name_to_handle_at(2) <https://man7.org/linux/man-pages/man2/name_to_handle_at.2.html>: handle type and bytes.
-/// The empty name means `dir` itself; no link is followed.
+/// name_to_handle_at(2) <https://man7.org/linux/man-pages/man2/name_to_handle_at.2.html>: handle type, bytes, and
+/// the number of the mount. The empty name means `dir` itself; no link is followed.
 ///
 /// # Errors
 /// `EOPNOTSUPP` where the file system has no handles, `EOVERFLOW` where they are longer than 128 bytes.
-pub fn name_to_handle_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(i32, Vec<u8>), Errno> {
+pub fn name_to_handle_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(i32, Vec<u8>, i32), Errno> {
     let flags = if name.is_empty() { libc::AT_EMPTY_PATH } else { 0 };
     let name = CString::new(name).map_err(|_| Errno::INVAL)?;
     let mut handle = RawHandle { bytes: MAX_HANDLE as u32, kind: 0, data: [0; MAX_HANDLE] };
@@ -47,7 +47,7 @@ pub fn name_to_handle_at(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(i32, Vec<u
         return Err(last_errno());
     }
     let len = (handle.bytes as usize).min(MAX_HANDLE);
-    Ok((handle.kind, handle.data[..len].to_vec()))
+    Ok((handle.kind, handle.data[..len].to_vec(), mount_id))
 }
 
 /// `FS_IOC_GETFSUUID`: the UUID of the file system that `fd` (not opened with `O_PATH`) is on.

@@ -71,7 +71,8 @@ impl Harness {
                 lowers: (0..n).map(|i| mem::Tree::new(100 + i as u64)).collect(),
                 upper: mem::Tree::new(99),
             },
-            Where::Together => Trees::Together(mem::Tree::new(99)),
+            // Without files that have no name.
+            Where::Together => Trees::Together(mem::Tree::new(98)),
             Where::Disk => Trees::Disk(tempfile::tempdir().expect("a directory")),
         };
         let mut model = stack.model();

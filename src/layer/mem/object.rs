@@ -19,15 +19,17 @@ const PATH_MAX: usize = 4096;
 pub struct Object {
     inode: Arc<Inode>,
     writable: bool,
+    /// It was made without a name.
+    unnamed: bool,
 }
 
 impl Object {
     pub(super) fn new(inode: Arc<Inode>, writable: bool) -> Self {
-        Self { inode, writable }
+        Self { inode, writable, unnamed: false }
     }
 
     fn child(&self, inode: Arc<Inode>) -> Self {
-        Self { inode, writable: self.writable }
+        Self { inode, writable: self.writable, unnamed: false }
     }
 
     fn may_change(&self) -> Result<()> {
@@ -104,6 +106,21 @@ impl Object {
         Ok(Data::new(inode, true))
     }
 
+    pub(in crate::layer) fn create_unnamed(&self, mode: u32) -> Result<Option<(Self, Data)>> {
+        self.may_change()?;
+        let mut ledger = self.still();
+        if !self.inode.shared.has_unnamed() {
+            return Ok(None);
+        }
+        if dir(&self.inode)?.meta.nlink == 0 {
+            return Err(Errno::NOENT);
+        }
+        ledger.change()?;
+        let inode = self.inode.shared.make(Kind::File, mode, 0, Body::Bytes(Vec::new()));
+        inode.meta.lock().nlink = 0;
+        Ok(Some((Self { unnamed: true, ..self.child(inode.clone()) }, Data::new(inode, true))))
+    }
+
     pub(in crate::layer) fn stat(&self, name: &[u8]) -> Result<Stat> {
         let _still = self.still();
         Ok(self.find(name)?.stat())
@@ -175,7 +192,7 @@ impl Object {
         }
         let mut meta = inode.meta.lock();
         match meta.nlink {
-            0 => return Err(Errno::NOENT),
+            0 if !self.unnamed => return Err(Errno::NOENT),
             MAX_LINKS.. => return Err(Errno::MLINK),
             _ => {}
         }

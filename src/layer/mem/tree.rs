@@ -77,7 +77,8 @@ pub(super) enum Body {
 }
 
 impl Tree {
-    /// An empty tree on a file system with this device number.
+    /// An empty tree on a file system with this device number. With an even one it has no files without names: both kinds
+    /// are about.
     pub fn new(dev: u64) -> Self {
         let numbers = Mutex::new(Numbers { next: 2, ..Numbers::default() });
         let shared = Arc::new(Shared { dev, lock: Mutex::default(), numbers });
@@ -129,6 +130,11 @@ impl Shared {
     /// Holds the tree still.
     pub(super) fn lock(&self) -> MutexGuard<'_, Ledger> {
         self.lock.lock()
+    }
+
+    /// Whether a file can be made without a name.
+    pub(super) fn has_unnamed(&self) -> bool {
+        self.dev % 2 == 1
     }
 
     /// A new object without a name; a directory counts the name it is about to get and its own.

@@ -262,6 +262,30 @@ proptest! {
 }
 
 #[test]
+fn what_has_no_name_yet_is_seen_by_nobody() {
+    let temp = tempfile::tempdir().expect("a directory");
+    let on_disk = Handle::Disk(disk::Object::open(temp.path(), true).expect("open"));
+    let in_memory = Handle::Mem(mem::Tree::new(7).root(true));
+    for root in [on_disk, in_memory] {
+        drop(root.create_unnamed(0o600).expect("create").expect("files without names"));
+        let (object, file) = root.create_unnamed(0o600).expect("create").expect("files without names");
+        assert_eq!(file.write_at(b"abc", 0), Ok(3));
+        object.setxattr(b"", b"user.x", b"y", 0).expect("setxattr");
+        object.chmod(b"", 0o640).expect("chmod");
+        assert_eq!(object.stat(b"").map(|st| (st.nlink, st.size, st.mode)), Ok((0, 3, 0o640)));
+        root.list(&mut |e| panic!("{:?} is there", e.name)).expect("list");
+        object.link(b"", &root, b"a").expect("link");
+        assert_eq!(object.link(b"", &root, b"a"), Err(Errno::EXIST));
+        assert_eq!(root.stat(b"a").map(|st| (st.nlink, st.size, st.mode)), Ok((1, 3, 0o640)));
+        assert_eq!(root.getxattr(b"a", b"user.x"), Ok(Some(b"y".to_vec())));
+        assert_eq!(object.open_dir(b"").err(), Some(Errno::NOTDIR));
+    }
+    let (none, reader) = (mem::Tree::new(8).root(true), mem::Tree::new(7).root(false));
+    assert!(Handle::Mem(none).create_unnamed(0o600).expect("no error").is_none());
+    assert_eq!(Handle::Mem(reader).create_unnamed(0o600).err(), Some(Errno::ROFS));
+}
+
+#[test]
 fn a_reader_changes_nothing() {
     let tree = mem::Tree::new(7);
     let root = Handle::Mem(tree.root(true));
