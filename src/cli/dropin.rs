@@ -13,6 +13,7 @@ use super::error::Error;
 use super::mount::mount;
 use super::options::Settings;
 use super::output::print;
+use crate::fuse::Wish;
 
 /// The name by which we are called.
 const NAME: &str = "fuse-overlayfs";
@@ -77,6 +78,8 @@ pub(super) fn run(args: &[OsString]) -> Result<ExitCode, Error> {
     };
     let plain = std::env::var_os("FUSE_OVERLAYFS_DISABLE_OVL_WHITEOUT").is_some();
     let mut settings = Settings { patience: PATIENCE, plain, ..Settings::default() };
+    // Engines that commit walk the parent's view, and ask for attributes of everything in it.
+    settings.tuning.wishes.absent_xattrs = Wish::On;
     for words in &args.options {
         settings.take(words)?;
     }

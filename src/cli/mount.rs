@@ -41,7 +41,7 @@ Options of -o:
   meanwhile)  userxattr (user.overlay.* marks though you are root)  allow_other  nosuid  nodev
   noexec  fsname=NAME
 What saves requests, each on, off or auto; -v says what was chosen and why:
-  negative_entries  no_open  dir_cache  killpriv  passthrough  writeback  readahead=KIB
+  negative_entries  no_open  dir_cache  killpriv  passthrough  writeback  absent_xattrs  readahead=KIB
   transport=uring, device, fuser or auto: who carries requests (io_uring, /dev/fuse, the crate fuser)
 
 Log more with ONLAY_LOG=debug and --foreground.")]

@@ -132,6 +132,7 @@ impl Settings {
             "volatile" => self.volatile = true,
             "image_index" => self.index = Some(PathBuf::from(OsStr::from_bytes(needed()?))),
             "negative_entries" => self.tuning.wishes.negative_entries = wish(name, value)?,
+            "absent_xattrs" => self.tuning.wishes.absent_xattrs = wish(name, value)?,
             "no_open" => self.tuning.wishes.no_open = wish(name, value)?,
             "dir_cache" => self.tuning.wishes.dir_cache = wish(name, value)?,
             "killpriv" => self.tuning.wishes.killpriv = wish(name, value)?,

@@ -85,6 +85,8 @@ fn sync(path: &Path) -> Result<(), Error> {
     let synced = opened.and_then(rustix::fs::syncfs).and_then(|()| rustix::fs::getxattr(path, SYNC_ATTR, &mut [0; 16]));
     match synced {
         Ok(_) | Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::ACCESS) => Ok(()),
+        // A view that can't be written to, of which the kernel knows that nothing has attributes.
+        Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
         Err(e) => Err(Error::new(format!("sync {}: {}", path.display(), why(&e)))
             .hint("it is still mounted, and nothing is lost yet")),
     }

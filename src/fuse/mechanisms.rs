@@ -42,6 +42,8 @@ pub enum Readahead {
 pub struct Wishes {
     /// The kernel remembers names that are not there.
     pub negative_entries: Wish,
+    /// The kernel asks for no extended attribute once nothing in a read-only view was seen to have one.
+    pub absent_xattrs: Wish,
     /// The kernel opens files without asking.
     pub no_open: Wish,
     /// The kernel opens directories without asking, and keeps their content.

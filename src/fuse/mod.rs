@@ -6,6 +6,7 @@
 //! [`abi`] know what they mean. All of it can be used in steps, so that a process can mount while it has one thread and serve later.
 
 mod abi;
+mod bare;
 mod by_fuser;
 mod capability;
 mod convert;

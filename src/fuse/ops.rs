@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
+use super::bare::Bare;
 use super::mechanisms::{Chosen, Wish, Wishes, why};
 use super::{Attrs, PID_ATTR, SYNC_ATTR, Tuning, capability, set_id};
 use crate::layer::File;
@@ -37,7 +38,6 @@ pub(super) mod feature {
     pub(in crate::fuse) const BIG_WRITES: u64 = 1 << 5;
     pub(in crate::fuse) const DONT_MASK: u64 = 1 << 6;
     pub(in crate::fuse) const DO_READDIRPLUS: u64 = 1 << 13;
-    pub(in crate::fuse) const READDIRPLUS_AUTO: u64 = 1 << 14;
     pub(in crate::fuse) const ASYNC_DIO: u64 = 1 << 15;
     pub(in crate::fuse) const WRITEBACK_CACHE: u64 = 1 << 16;
     pub(in crate::fuse) const NO_OPEN_SUPPORT: u64 = 1 << 17;
@@ -57,7 +57,6 @@ const WANTED: u64 = feature::ASYNC_READ
     | feature::POSIX_ACL
     | feature::PARALLEL_DIROPS
     | feature::DO_READDIRPLUS
-    | feature::READDIRPLUS_AUTO
     | feature::CACHE_SYMLINKS
     | feature::NO_OPEN_SUPPORT
     | feature::NO_OPENDIR_SUPPORT
@@ -94,6 +93,7 @@ pub(super) struct Ops {
     agreed: AtomicU64,
     /// Inodes whose attributes may change without anybody being told.
     unstable: Mutex<HashSet<u64>>,
+    bare: Arc<Bare>,
 }
 
 /// Whether the kernel lets us hand it files: it asks for `CAP_SYS_ADMIN` in the first user namespace.
@@ -103,7 +103,9 @@ fn may_pass_through() -> bool {
 
 impl Ops {
     pub(super) fn new(overlay: Arc<Overlay>, tuning: &Tuning) -> Self {
+        let bare = Bare::new(tuning.wishes.absent_xattrs.or(false) && overlay.is_fixed());
         Self {
+            bare,
             overlay,
             ttl: tuning.ttl,
             attrs: tuning.attrs,
@@ -192,6 +194,7 @@ impl Ops {
                 None,
                 "no question about capabilities before each write",
             ),
+            Chosen::new("absent_xattrs", self.bare.is_wanted(), self.why_bare()),
             unless(
                 w.passthrough,
                 line("passthrough", w.passthrough, feature::PASSTHROUGH, unable, ""),
@@ -205,12 +208,20 @@ impl Ops {
         ]
     }
 
+    fn why_bare(&self) -> String {
+        match self.wishes.absent_xattrs {
+            Wish::Auto => "for engines that compare trees, which call us fuse-overlayfs".into(),
+            wish => why(wish, (wish == Wish::On && !self.bare.is_wanted()).then_some("the view may change"), ""),
+        }
+    }
+
     fn keeps_absent(&self) -> bool {
         self.wishes.negative_entries.or(!self.ttl.is_zero())
     }
 
     /// The last words: nothing is asked any more.
     pub(super) fn destroy(&self) {
+        self.bare.give_up();
         if let Err(e) = self.overlay.sync_all() {
             log::error!("sync of the upper layer: {e}");
         }
@@ -397,15 +408,37 @@ impl Ops {
             return sized(b"done".to_vec(), size);
         }
         self.allowed(name)?;
-        sized(self.overlay.getxattr(ino, name)?, size)
+        if self.bare.is_proven() {
+            return Err(Errno::NOSYS);
+        }
+        match self.overlay.getxattr(ino, name) {
+            Ok(value) => {
+                self.bare.give_up();
+                sized(value, size)
+            }
+            Err(e) => {
+                if e == Errno::NODATA {
+                    self.bare.in_vain(&self.overlay);
+                }
+                Err(e)
+            }
+        }
     }
 
     /// The names, each with a 0 byte at its end (listxattr(2)).
     pub(super) fn listxattr(&self, ino: u64, size: u32) -> Result<Sized> {
+        if self.bare.is_proven() {
+            return Err(Errno::NOSYS);
+        }
         let mut list = Vec::new();
         for name in self.overlay.listxattr(ino)?.iter().filter(|name| self.attrs.allow(name)) {
             list.extend_from_slice(name);
             list.push(0);
+        }
+        if list.is_empty() {
+            self.bare.in_vain(&self.overlay);
+        } else {
+            self.bare.give_up();
         }
         sized(list, size)
     }

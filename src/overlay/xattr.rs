@@ -1,8 +1,12 @@
 //! Extended attributes. The union's own are hidden; a program's that look like them are kept under an escaped name.
 
+use std::sync::Arc;
+
 use super::Overlay;
 use super::copy_up::Want;
 use super::node::{Below, Node};
+use super::readdir::entries;
+use crate::layer::Handle;
 use crate::vocab::acl;
 use crate::vocab::dialect::STORED_STATS;
 use crate::vocab::{Errno, Kind, Result};
@@ -74,6 +78,45 @@ impl Overlay {
         Ok(())
     }
 
+    /// Whether nothing in the view can change while it is mounted.
+    pub fn is_fixed(&self) -> bool {
+        self.upper.is_none() && !self.config.live_lowers
+    }
+
+    /// Whether an object of a lower layer, shown or hidden by another, has an attribute that a program could see. All of
+    /// them are looked at until one has, or `stop` says to give up (which counts as one).
+    ///
+    /// # Errors
+    /// What the layers answer.
+    pub fn has_xattrs(&self, stop: &dyn Fn() -> bool) -> Result<bool> {
+        let has = |dir: &Handle, name: &[u8]| -> Result<bool> {
+            let all = dir.listxattr(name)?;
+            Ok(all.iter().any(|a| !self.is_hidden(a) && self.prefix.unescape(a).is_some()))
+        };
+        for layer in &self.layers {
+            let root = self.lower_handle(&layer.root)?;
+            if has(&root, b"")? {
+                return Ok(true);
+            }
+            // Directories to come are held by their parent's handle and their name, so few are open at a time.
+            let mut left: Vec<(Arc<Handle>, Vec<u8>)> = Vec::new();
+            let mut next = Some(Arc::new(root));
+            while let Some(dir) = next {
+                for (name, _, kind) in entries(&dir)? {
+                    if stop() || has(&dir, &name)? {
+                        return Ok(true);
+                    }
+                    let kind = kind.map_or_else(|| dir.stat(&name).map(|st| st.kind), Ok)?;
+                    if kind == Kind::Dir {
+                        left.push((dir.clone(), name));
+                    }
+                }
+                next = left.pop().map(|(parent, name)| parent.open_dir(&name).map(Arc::new)).transpose()?;
+            }
+        }
+        Ok(false)
+    }
+
     /// An ACL of a layer as the view shows it.
     fn shown_acl(&self, value: Vec<u8>) -> Result<Vec<u8>> {
         let ids = &self.config.ids;
@@ -111,7 +154,7 @@ impl Overlay {
     }
 
     /// Whether new objects in this directory inherit an ACL, asked once.
-    pub(super) fn has_default_acl(&self, dir: &std::sync::Arc<super::node::Node>) -> Result<bool> {
+    pub(super) fn has_default_acl(&self, dir: &Arc<Node>) -> Result<bool> {
         if let Some(known) = dir.default_acl() {
             return Ok(known);
         }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use anyhow::Result;
+use rustix::io::Errno;
 
 use crate::case::{User, skip};
 use crate::ctx::Ctx;
@@ -19,7 +20,8 @@ cases!("mechanisms":
     readahead.onlay().by(ROOT), passthrough_of_the_upper.onlay().by(ROOT), passthrough_of_a_view.onlay().by(ROOT),
     passthrough_after_copy_up.onlay().by(ROOT), passthrough_of_a_map.onlay().by(ROOT),
     passthrough_is_for_root.onlay().by(&[User::Ordinary, User::Userns]), writeback_merges.onlay().by(ROOT),
-    writeback_keeps_times.onlay(),
+    writeback_keeps_times.onlay(), absent_xattrs.onlay(), present_xattrs.onlay(),
+    attributes_come_with_names.onlay().by(ROOT),
 );
 
 /// Mounts with options; what `-v` says.
@@ -141,6 +143,72 @@ fn writes_ask_once(cx: &mut Ctx) -> Result<()> {
         same!((options, of(&requests, "WRITE"), of(&requests, "GETXATTR")), (options, 20, asked));
     }
     Ok(())
+}
+
+/// A list is read to its end before anything in it is looked at, as Go does.
+fn attributes_come_with_names(cx: &mut Ctx) -> Result<()> {
+    let low = cx.lower()?;
+    (0..500).try_for_each(|i| low.file(&format!("d/{i}"), "x").map(drop))?;
+    let requests = counted(cx, "", |m| {
+        let names = std::fs::read_dir(m.p("d"))?.collect::<std::io::Result<Vec<_>>>()?;
+        same!(names.len(), 500);
+        names.iter().try_for_each(|name| Ok(holds!(name.metadata()?.len() == 1)))
+    })?;
+    // That of the directory itself.
+    same!(of(&requests, "LOOKUP"), 1);
+    Ok(())
+}
+
+/// Asks each file for attributes, as engines do that compare and pack trees, until the answer is that there are none at all.
+fn ask_for_xattrs(m: &Tree, rounds: usize) -> Result<bool> {
+    for _ in 0..rounds {
+        for name in (0..200).map(|i| format!("d/{i}")) {
+            let list = rustix::fs::llistxattr(m.p(&name), &mut [0; 64]);
+            match rustix::fs::lgetxattr(m.p(&name), "user.none", &mut [0; 64]) {
+                Err(Errno::OPNOTSUPP) => return Ok(true),
+                other => same!((other, list), (Err(Errno::NODATA), Ok(0))),
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    Ok(false)
+}
+
+fn absent_xattrs(cx: &mut Ctx) -> Result<()> {
+    let low = cx.lower()?;
+    (0..200).try_for_each(|i| low.file(&format!("d/{i}"), "x").map(drop))?;
+    let (lower, at) = (low.0.display().to_string(), cx.m.0.display().to_string());
+    let like_engines = format!("lowerdir={lower}");
+    for (args, rounds, none_at_all) in [
+        (["mount", "-o", &format!("lowerdir={lower},absent_xattrs=on"), &at], 1000, true),
+        (["fuse-overlayfs", "-o", &like_engines, &at], 1000, true),
+        (["fuse-overlayfs", "-o", &format!("{like_engines},absent_xattrs=off"), &at], 5, false),
+        (["fuse-overlayfs", "-o", &format!("{like_engines},timeout=1"), &at], 5, false),
+        (["mount", "-o", &like_engines, &at], 5, false),
+    ] {
+        cx.onlay(&args)?.ok()?;
+        same!((args[2], ask_for_xattrs(&cx.m, rounds)?), (args[2], none_at_all));
+        same!(cx.m.read("d/7")?, "x");
+        umount(cx)?;
+    }
+    // What can be written to may get some at any time.
+    mount(cx, "absent_xattrs=on")?;
+    same!(ask_for_xattrs(&cx.m, 5)?, false);
+    cx.m.setx("d/7", "user.none", "there")?;
+    same!(cx.m.getx("d/7", "user.none")?, Some(b"there".to_vec()));
+    umount(cx)
+}
+
+/// One file among many has one: wherever it is, it is found.
+fn present_xattrs(cx: &mut Ctx) -> Result<()> {
+    let low = cx.lower()?;
+    (0..200).try_for_each(|i| low.file(&format!("d/{i}"), "x").map(drop))?;
+    low.file("e/deep/f", "x")?.setx("e/deep/f", "user.there", "yes")?;
+    let (lower, at) = (low.0.display().to_string(), cx.m.0.display().to_string());
+    cx.onlay(&["mount", "-o", &format!("lowerdir={lower},absent_xattrs=on"), &at])?.ok()?;
+    same!(ask_for_xattrs(&cx.m, 30)?, false);
+    same!(cx.m.getx("e/deep/f", "user.there")?, Some(b"yes".to_vec()));
+    umount(cx)
 }
 
 fn readahead(cx: &mut Ctx) -> Result<()> {
