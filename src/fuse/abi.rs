@@ -302,11 +302,11 @@ impl<'a> Out<'a> {
         Ok(full)
     }
 
-    /// `struct fuse_open_out`; there is never a file handle.
-    pub(super) fn open_out(&mut self, flags: u32) -> Result<()> {
+    /// `struct fuse_open_out`; there is never a file handle. `backing` is the number of the file to go straight to.
+    pub(super) fn open_out(&mut self, flags: u32, backing: u32) -> Result<()> {
         self.u64(0)?;
         self.u32(flags)?;
-        self.u32(0)
+        self.u32(backing)
     }
 
     /// `struct fuse_statfs_out`.

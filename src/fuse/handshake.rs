@@ -52,7 +52,7 @@ pub(super) fn shake_hands(device: BorrowedFd<'_>, ops: &Ops, extra: u64) -> Resu
             send(device, &refused)?;
             return Err(Errno::PROTO);
         }
-        let on = offer.flags & (ops.features(offer.flags & !feature::PASSTHROUGH) | extra | INIT_EXT | MAX_PAGES);
+        let on = offer.flags & (ops.features(offer.flags) | extra | INIT_EXT | MAX_PAGES);
         send(device, &reply(unique, |out| init_out(out, &offer, on))?)?;
         log::debug!("FUSE {}.{}, features {on:#x} of {:#x}", offer.major, offer.minor, offer.flags);
         return Ok(on);
@@ -83,7 +83,9 @@ fn init_out(out: &mut Out<'_>, offer: &Offer, on: u64) -> Result<()> {
     out.u16((MAX_WRITE / 4096) as u16)?;
     out.u16(0)?;
     out.u32((on >> 32) as u32)?;
-    out.zeros(28)
+    // How deep the file systems may be stacked that files are handed over from.
+    out.u32(u32::from(on & feature::PASSTHROUGH != 0))?;
+    out.zeros(24)
 }
 
 fn reply(unique: u64, fill: impl FnOnce(&mut Out<'_>) -> Result<()>) -> Result<Vec<u8>> {

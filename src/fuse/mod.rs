@@ -23,6 +23,7 @@ mod readahead;
 mod ring;
 pub mod session;
 mod set_id;
+mod straight;
 mod transport;
 mod wire;
 

@@ -7,14 +7,15 @@
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::bare::Bare;
 use super::mechanisms::{Chosen, Wish, Wishes, why};
+use super::straight::Straight;
 use super::{Attrs, PID_ATTR, SYNC_ATTR, Tuning, capability, set_id};
 use crate::layer::File;
 use crate::overlay::{Attr, Caller, Overlay, ROOT, SetAttr};
@@ -94,6 +95,8 @@ pub(super) struct Ops {
     /// Inodes whose attributes may change without anybody being told.
     unstable: Mutex<HashSet<u64>>,
     bare: Arc<Bare>,
+    /// Of a transport that has no such thing itself.
+    opens: OnceLock<Straight>,
 }
 
 /// Whether the kernel lets us hand it files: it asks for `CAP_SYS_ADMIN` in the first user namespace.
@@ -113,6 +116,7 @@ impl Ops {
             wishes: tuning.wishes,
             agreed: AtomicU64::new(0),
             unstable: Mutex::default(),
+            opens: OnceLock::new(),
         }
     }
 
@@ -266,6 +270,23 @@ impl Ops {
     /// The file that the kernel may read and write without us; `None` if it must ask.
     pub(super) fn straight(&self, ino: u64) -> Result<Option<Arc<File>>> {
         if self.passes_through() { self.overlay.straight(ino) } else { Ok(None) }
+    }
+
+    /// Files can be handed to the kernel on this connection.
+    pub(super) fn hand_over_by(&self, straight: Straight) {
+        self.opens.get_or_init(|| straight);
+    }
+
+    /// Opens a file, to read and write as open(2)'s `flags` say; the number of the file on disk that the kernel is to go
+    /// straight to.
+    pub(super) fn open(&self, ino: u64, flags: u32) -> Result<Option<u32>> {
+        self.opens.get().map_or(Ok(None), |opens| opens.open(self, ino, flags))
+    }
+
+    pub(super) fn release(&self, ino: u64) {
+        if let Some(opens) = self.opens.get() {
+            opens.release(ino);
+        }
     }
 
     /// An inode is open straight to read and write: it may be mapped, and then changed without anybody being told, even

@@ -9,6 +9,7 @@ use super::device::{self, another};
 use super::handshake::shake_hands;
 use super::ops::{Ops, feature};
 use super::ring;
+use super::straight::Straight;
 use super::transport::Transport;
 use crate::vocab::{Result, why};
 
@@ -50,9 +51,13 @@ impl Ours {
             hindered = Some("the kernel does not offer io_uring".to_owned());
             rings.clear();
         }
+        let device = Arc::new(device);
+        if ops.passes_through() {
+            ops.hand_over_by(Straight::new(device.clone()));
+        }
         // FORGET and the like alone do not keep more than one busy.
         let readers = if rings.is_empty() { threads.max(1) } else { 1 };
-        Ok(Self { ops, device: Arc::new(device), clones, readers, rings, hindered })
+        Ok(Self { ops, device, clones, readers, rings, hindered })
     }
 
     /// Which one it has come to.

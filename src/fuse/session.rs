@@ -106,7 +106,7 @@ impl Session {
         let (device, unmount) = mount.split();
         let ops = Arc::new(Ops::new(overlay, tuning));
         let clone = !hides_device(unmount.path());
-        let (transport, mut why) = transport::choose(tuning.transport, tuning.wishes.passthrough);
+        let (transport, mut why) = transport::choose(tuning.transport);
         let carrier = match transport {
             Transport::Fuser => by_fuser(device, ops.clone(), tuning, clone),
             _ => Ours::new(device, ops.clone(), tuning.threads, clone, transport == Transport::Uring).map(|ours| {

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use super::mechanisms::Wish;
-
 /// Whether the kernel offers io_uring to new mounts; root may write `Y` to it.
 const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
 
@@ -29,12 +27,9 @@ impl fmt::Display for Transport {
 }
 
 /// The one that was asked for, or the fastest there is; and why.
-pub(super) fn choose(asked: Option<Transport>, passthrough: Wish) -> (Transport, String) {
+pub(super) fn choose(asked: Option<Transport>) -> (Transport, String) {
     if let Some(asked) = asked {
         return (asked, "as asked".into());
-    }
-    if passthrough == Wish::On {
-        return (Transport::Fuser, "it carries passthrough".into());
     }
     match std::fs::read_to_string(SWITCH).as_deref().map(str::trim) {
         Ok("Y" | "1") => (Transport::Uring, "each CPU's callers are answered where they run".into()),

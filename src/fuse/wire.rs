@@ -8,6 +8,8 @@ use crate::vocab::{Errno, Result};
 
 /// The kernel keeps what it has of a file when it is opened again.
 const FOPEN_KEEP_CACHE: u32 = 1 << 1;
+/// It goes straight to the file on disk.
+const FOPEN_PASSTHROUGH: u32 = 1 << 7;
 
 /// Answers a request: the bytes of the reply's payload in `out`, or the errno; `None` where the kernel wants no reply.
 pub(super) fn answer(ops: &Ops, request: &Request<'_>, out: &mut [u8]) -> Option<Result<usize>> {
@@ -132,10 +134,17 @@ fn dispatch(ops: &Ops, request: &Request<'_>, out: &mut Out<'_>) -> Result<()> {
             let (to_offset, len) = (f.u64()?, f.u64()?);
             out.count(ops.copy_file_range((ino, from), (to, to_offset), len)?)
         }
-        op::OPEN if ops.answers_open() => out.open_out(FOPEN_KEEP_CACHE),
-        op::OPENDIR if ops.answers_opendir() => out.open_out(0),
-        // Only of files that were opened before the kernel knew that it need not ask.
-        op::RELEASE | op::RELEASEDIR | op::DESTROY => Ok(()),
+        op::OPEN if ops.answers_open() => match ops.open(ino, f.u32()?)? {
+            Some(backing) => out.open_out(FOPEN_PASSTHROUGH, backing),
+            None => out.open_out(FOPEN_KEEP_CACHE, 0),
+        },
+        op::OPENDIR if ops.answers_opendir() => out.open_out(0, 0),
+        op::RELEASE => {
+            ops.release(ino);
+            Ok(())
+        }
+        // Only of those that were opened before the kernel knew that it need not ask.
+        op::RELEASEDIR | op::DESTROY => Ok(()),
         _ => Err(Errno::NOSYS),
     }
 }

@@ -229,20 +229,25 @@ fn readahead(cx: &mut Ctx) -> Result<()> {
 }
 
 const STRAIGHT: &str = "passthrough";
+/// By whoever carries requests.
+const EACH: [&str; 3] = ["passthrough,transport=fuser", "passthrough,transport=device", "passthrough,transport=uring"];
 
 fn passthrough_of_the_upper(cx: &mut Ctx) -> Result<()> {
     cx.lower()?.file("low", "x")?;
-    let requests = counted(cx, STRAIGHT, |m| {
-        m.file("new", vec![1; 1 << 20])?;
-        same!(std::fs::read(m.p("new"))?.len(), 1 << 20);
-        m.append("new", "end")?;
-        same!(m.stat("new")?.len(), (1 << 20) + 3);
-        // Somebody may write to it while it is read, so it is read through us.
-        same!(m.read("low")?, "x");
-        Ok(())
-    })?;
-    same!((of(&requests, "READ"), of(&requests, "WRITE")), (1, 0));
-    same!(cx.upper.stat("new")?.len(), (1 << 20) + 3);
+    for options in EACH {
+        let requests = counted(cx, options, |m| {
+            m.file("new", vec![1; 1 << 20])?;
+            same!(std::fs::read(m.p("new"))?.len(), 1 << 20);
+            m.append("new", "end")?;
+            same!(m.stat("new")?.len(), (1 << 20) + 3);
+            // Somebody may write to it while it is read, so it is read through us.
+            same!(m.read("low")?, "x");
+            Ok(())
+        })?;
+        same!((options, of(&requests, "READ"), of(&requests, "WRITE")), (options, 1, 0));
+        same!(cx.upper.stat("new")?.len(), (1 << 20) + 3);
+        cx.upper.rm("new")?;
+    }
     Ok(())
 }
 
@@ -267,7 +272,17 @@ fn passthrough_of_a_view(cx: &mut Ctx) -> Result<()> {
 /// The lower's file must serve no reader once there may be a writer; and while one opened it through us, all do.
 fn passthrough_after_copy_up(cx: &mut Ctx) -> Result<()> {
     cx.lower()?.file("f", "lower")?;
-    mount(cx, STRAIGHT)?;
+    for options in EACH {
+        copied_up_while_open(cx, options)?;
+        for name in ["f", "g"] {
+            cx.upper.rm(name)?;
+        }
+    }
+    Ok(())
+}
+
+fn copied_up_while_open(cx: &mut Ctx, options: &str) -> Result<()> {
+    mount(cx, options)?;
     let m = cx.m.clone();
     let (reader, writer) = (m.ro("f")?, m.rw("f")?);
     let read = |f: &File| -> Result<String> {
@@ -296,7 +311,11 @@ fn passthrough_after_copy_up(cx: &mut Ctx) -> Result<()> {
 /// What is written through a map of a file that was closed is seen, and moves its time.
 fn passthrough_of_a_map(cx: &mut Ctx) -> Result<()> {
     cx.lower()?;
-    mount(cx, STRAIGHT)?;
+    EACH.into_iter().try_for_each(|options| mapped(cx, options))
+}
+
+fn mapped(cx: &mut Ctx, options: &str) -> Result<()> {
+    mount(cx, options)?;
     let m = cx.m.clone();
     m.file("f", vec![b'a'; 8192])?.times("f", 5, 5)?;
     same!(m.stat("f")?.mtime(), 5);
