@@ -23,10 +23,11 @@ Examples:
     cargo run --release -p bench -- --against onlay=/tmp/old/onlay,overlayfs
 
 Competitors: onlay-index (with an image index of the layers), overlayfs, overlayfs-metacopy (with
-metacopy=on,redirect_dir=on), fuse-overlayfs, native (a plain copy), and onlay=PATH, fuse-overlayfs=PATH. The onlay beside this binary, or the one in $ONLAY, always takes part."
+metacopy=on,redirect_dir=on), fuse-overlayfs, unionfs, native (a plain copy), and onlay=PATH, fuse-overlayfs=PATH,
+unionfs=PATH. The onlay beside this binary, or the one in $ONLAY, always takes part."
 )]
 pub(crate) struct Args {
-    /// Whom to measure against; default: overlayfs and every fuse-overlayfs found
+    /// Whom to measure against; default: overlayfs, every fuse-overlayfs found, unionfs
     #[arg(long, value_delimiter = ',', value_name = "NAME[=PATH]")]
     pub(crate) against: Vec<String>,
     /// Only workloads whose name contains this; may be repeated

@@ -18,6 +18,8 @@ pub(crate) enum Kind {
     /// The kernel's, with `metacopy=on,redirect_dir=on`.
     OverlayfsMetacopy,
     FuseOverlayfs,
+    /// unionfs-fuse.
+    Unionfs,
     /// No union: a directory with a copy of what the union would show.
     Native,
 }
@@ -52,7 +54,7 @@ pub(crate) fn find(against: &[String]) -> Result<(Vec<Competitor>, Vec<Missing>)
         Ok(c) => found.push(c),
         Err(m) => missing.push(m),
     };
-    let default = ["overlayfs".to_owned(), "fuse-overlayfs".to_owned()];
+    let default = ["overlayfs", "fuse-overlayfs", "unionfs"].map(str::to_owned);
     take(onlay(Kind::Onlay));
     for word in if against.is_empty() { default.as_slice() } else { against } {
         let (name, path) = match word.split_once('=') {
@@ -73,6 +75,11 @@ pub(crate) fn find(against: &[String]) -> Result<(Vec<Competitor>, Vec<Missing>)
                     take(Ok(program(Kind::FuseOverlayfs, &path)?));
                 }
             }
+            ("unionfs", Some(path)) => take(Ok(program(Kind::Unionfs, path)?)),
+            ("unionfs", None) => take(match everywhere("unionfs").first() {
+                Some(path) => Ok(program(Kind::Unionfs, path)?),
+                None => Err(Missing { name: name.into(), hint: "package unionfs-fuse".into() }),
+            }),
             ("overlayfs", None) => take(kernel(Kind::Overlayfs, name)),
             ("overlayfs-metacopy", None) => take(kernel(Kind::OverlayfsMetacopy, name)),
             ("native", None) => take(Ok(Competitor {
@@ -120,7 +127,11 @@ fn program(kind: Kind, path: &Path) -> Result<Competitor> {
     let out = Command::new(&program).arg("--version").output().with_context(|| path.display().to_string())?;
     ensure!(out.status.success(), "{} --version: {}", path.display(), out.status);
     let said = String::from_utf8_lossy(&out.stdout);
-    let name = if matches!(kind, Kind::Onlay | Kind::OnlayIndex) { "onlay" } else { "fuse-overlayfs" };
+    let name = match kind {
+        Kind::Onlay | Kind::OnlayIndex => "onlay",
+        Kind::Unionfs => "unionfs-fuse",
+        _ => "fuse-overlayfs",
+    };
     let line = said.lines().find(|l| l.starts_with(name)).unwrap_or_default();
     let version = line.split(' ').next_back().unwrap_or_default().to_owned();
     let with = if kind == Kind::OnlayIndex { ", image index" } else { "" };

@@ -4,6 +4,7 @@ mod args;
 mod base;
 mod build;
 mod competitor;
+mod elsewhere;
 mod enter;
 mod fixture;
 mod machine;
@@ -30,6 +31,7 @@ use clap::Parser as _;
 
 use args::Args;
 use competitor::Missing;
+use elsewhere::{Disk, Elsewhere};
 use fixture::Fixtures;
 use report::{Cell, Report};
 use requests::Counter;
@@ -111,7 +113,23 @@ fn bench(args: &Args) -> Result<ExitCode> {
         counter: counter.as_ref().ok(),
     };
     let mut fixtures = Fixtures::new(site.path(), scale, &args.layers, &tools, &watch);
-    let rows = run::run(&plan, &mut fixtures, &watch);
+    let here: Vec<Workload> = plan.workloads.iter().filter(|w| w.on.is_none()).cloned().collect();
+    let mut rows = run::run(&Plan { workloads: &here, ..plan }, &mut fixtures, &watch);
+    drop(fixtures);
+    for disk in Disk::ALL {
+        let there: Vec<Workload> = plan.workloads.iter().filter(|w| w.on == Some(disk)).cloned().collect();
+        if there.is_empty() || watch.interrupted() {
+            continue;
+        }
+        match Elsewhere::new(disk, site.path(), scale.big, &tools) {
+            Ok(elsewhere) => {
+                let mut fixtures = Fixtures::new(elsewhere.path(), scale, &args.layers, &tools, &watch);
+                let plan = Plan { workloads: &there, dir: elsewhere.path(), ..plan };
+                rows.extend(run::run(&plan, &mut fixtures, &watch));
+            }
+            Err(e) => there.iter().for_each(|w| skipped(w, &format!("{e:#}"), &mut missing)),
+        }
+    }
     let uncounted = counter.err().map(|e| format!("{e:#}"));
     run::remove(site.path());
     machine::finish(&mut machine);
@@ -135,6 +153,12 @@ fn bench(args: &Args) -> Result<ExitCode> {
         (false, true) => ExitCode::from(2),
         (false, false) => ExitCode::SUCCESS,
     })
+}
+
+/// Says that a workload can't be run.
+fn skipped(workload: &Workload, why: &str, missing: &mut Vec<Missing>) {
+    eprintln!("skipped: {}: {why}", workload.name);
+    missing.push(Missing { name: workload.name.clone(), hint: why.to_owned() });
 }
 
 /// Takes out what can't be run here, and says so.

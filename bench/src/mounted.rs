@@ -67,6 +67,20 @@ impl Place {
     }
 }
 
+impl Place {
+    /// As unionfs-fuse has it.
+    fn branches(&self) -> OsString {
+        let mut o = self.upper.clone().into_os_string();
+        o.push("=RW");
+        for lower in &self.lowers {
+            o.push(":");
+            o.push(lower);
+            o.push("=RO");
+        }
+        o
+    }
+}
+
 impl<'a> Mounted<'a> {
     /// Mounts; for the native one, `merged` is a copy already.
     pub(crate) fn new(competitor: &Competitor, place: &Place, watch: &'a Watch) -> Result<Self> {
@@ -93,7 +107,7 @@ impl<'a> Mounted<'a> {
                 mount_kernel(competitor.kind, place).context("mount")?;
                 mounted.mounted = true;
             }
-            Kind::Onlay | Kind::OnlayIndex | Kind::FuseOverlayfs => mounted.serve(competitor, place)?,
+            Kind::Onlay | Kind::OnlayIndex | Kind::FuseOverlayfs | Kind::Unionfs => mounted.serve(competitor, place)?,
         }
         // Some put work off until somebody looks.
         mounted.check(fs::read_dir(&mounted.at).map(Iterator::count).context("list the root"))?;
@@ -110,7 +124,10 @@ impl<'a> Mounted<'a> {
             Kind::Onlay | Kind::OnlayIndex => cmd.args(["mount", "--foreground"]),
             _ => cmd.arg("-f"),
         };
-        cmd.arg("-o").arg(place.options());
+        match competitor.kind {
+            Kind::Unionfs => cmd.args(["-o", "cow"]).arg(place.branches()),
+            _ => cmd.arg("-o").arg(place.options()),
+        };
         if competitor.kind == Kind::OnlayIndex {
             let mut index = OsString::from("image_index=");
             index.push(&place.index);

@@ -20,7 +20,7 @@ use crate::watch::Watch;
 use crate::workload::{Cx, Work, Workload};
 
 /// What is run, and how.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan<'a> {
     pub(crate) competitors: &'a [Competitor],
     pub(crate) workloads: &'a [Workload],
@@ -97,7 +97,7 @@ pub(crate) fn run(plan: &Plan<'_>, fixtures: &mut Fixtures<'_>, watch: &Watch) -
 fn applies(competitor: &Competitor, workload: &Workload, counting: bool) -> bool {
     let mounting = matches!(workload.work, Work::Mounting);
     match competitor.kind {
-        Kind::Onlay | Kind::OnlayIndex | Kind::FuseOverlayfs => !(mounting && counting),
+        Kind::Onlay | Kind::OnlayIndex | Kind::FuseOverlayfs | Kind::Unionfs => !(mounting && counting),
         Kind::Overlayfs | Kind::OverlayfsMetacopy => !counting,
         Kind::Native => !mounting && !counting,
     }

@@ -13,6 +13,9 @@ pub(crate) enum Tool {
     Git,
     Gcc,
     Python,
+    Dpkg,
+    MkfsXfs,
+    MkfsBtrfs,
 }
 
 /// Where they are; empty where they are not.
@@ -21,12 +24,22 @@ pub(crate) struct Tools {
     pub(crate) git: PathBuf,
     pub(crate) gcc: PathBuf,
     pub(crate) python: PathBuf,
+    pub(crate) dpkg: PathBuf,
+    pub(crate) mkfs_xfs: PathBuf,
+    pub(crate) mkfs_btrfs: PathBuf,
 }
 
 impl Tools {
     pub(crate) fn find() -> Self {
         let first = |name: &str| everywhere(name).into_iter().next().unwrap_or_default();
-        Self { git: first("git"), gcc: first("gcc"), python: python().unwrap_or_default() }
+        Self {
+            git: first("git"),
+            gcc: first("gcc"),
+            python: python().unwrap_or_default(),
+            dpkg: first("dpkg"),
+            mkfs_xfs: first("mkfs.xfs"),
+            mkfs_btrfs: first("mkfs.btrfs"),
+        }
     }
 
     /// Why a workload can't be run.
@@ -35,6 +48,9 @@ impl Tools {
             Tool::Git => (&self.git, "git", "package git"),
             Tool::Gcc => (&self.gcc, "gcc", "package gcc"),
             Tool::Python => (&self.python, "python3", "package python3"),
+            Tool::Dpkg => (&self.dpkg, "dpkg", "package dpkg"),
+            Tool::MkfsXfs => (&self.mkfs_xfs, "mkfs.xfs", "package xfsprogs"),
+            Tool::MkfsBtrfs => (&self.mkfs_btrfs, "mkfs.btrfs", "package btrfs-progs"),
         };
         path.as_os_str().is_empty().then(|| Missing { name: name.into(), hint: hint.into() })
     }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, chmodat, chownat, statat};
 
-use super::{Cx, Timed};
+use super::{Cx, Timed, at_once};
 use crate::fixture::{copy_layers, text};
 use crate::random::Random;
 use crate::walk::walk;
@@ -25,6 +25,38 @@ pub(super) fn create(cx: &Cx) -> Result<Timed<'_>> {
         }
         Ok(())
     }))
+}
+
+/// Threads of the rows that say so.
+const THREADS: usize = 4;
+
+/// Each in a directory of its own.
+pub(super) fn create_4(cx: &Cx) -> Result<Timed<'_>> {
+    let dirs = new_dirs(cx)?;
+    Ok(Box::new(move || {
+        at_once(THREADS, |i| {
+            (0..cx.scale.create / THREADS).try_for_each(|n| {
+                Ok(File::create_new(dirs[i].join(format!("file{n}")))?.write_all(b"a line of text\n")?)
+            })
+        })
+    }))
+}
+
+pub(super) fn untar_4(cx: &Cx) -> Result<Timed<'_>> {
+    let (archive, dirs) = (archive(cx.scale.untar / THREADS)?, new_dirs(cx)?);
+    Ok(Box::new(move || at_once(THREADS, |i| unpack(&archive, &dirs[i]))))
+}
+
+pub(super) fn remove_new_4(cx: &Cx) -> Result<Timed<'_>> {
+    let (archive, dirs) = (archive(cx.scale.untar / THREADS)?, new_dirs(cx)?);
+    at_once(THREADS, |i| unpack(&archive, &dirs[i]))?;
+    Ok(Box::new(move || at_once(THREADS, |i| Ok(fs::remove_dir_all(&dirs[i])?))))
+}
+
+fn new_dirs(cx: &Cx) -> Result<Vec<PathBuf>> {
+    let dirs: Vec<PathBuf> = (0..THREADS).map(|i| cx.merged.join(format!("new{i}"))).collect();
+    dirs.iter().try_for_each(fs::create_dir)?;
+    Ok(dirs)
 }
 
 pub(super) fn untar(cx: &Cx) -> Result<Timed<'_>> {

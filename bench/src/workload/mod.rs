@@ -3,6 +3,7 @@
 mod change;
 mod data;
 mod look;
+mod package;
 mod programs;
 
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 use crate::args::Scale;
+use crate::elsewhere::Disk;
 use crate::fixture::Set;
 use crate::tools::{Tool, Tools};
 use crate::watch::Watch;
@@ -29,6 +31,21 @@ pub(crate) type Timed<'a> = Box<dyn FnOnce() -> Result<()> + 'a>;
 
 /// Set-up outside the clock.
 pub(crate) type Prepare = for<'a> fn(&'a Cx) -> Result<Timed<'a>>;
+
+/// The same in several threads at once, each told which one it is.
+fn at_once(threads: usize, work: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
+    std::thread::scope(|scope| {
+        let all: Vec<_> = (0..threads)
+            .map(|i| {
+                scope.spawn({
+                    let work = &work;
+                    move || work(i)
+                })
+            })
+            .collect();
+        all.into_iter().try_for_each(|t| t.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread panicked"))))
+    })
+}
 
 /// How a workload is measured.
 #[derive(Clone, Copy, Debug)]
@@ -50,11 +67,21 @@ pub(crate) struct Workload {
     /// Nothing has looked at the mount before: the machine's caches may be dropped.
     pub(crate) fresh: bool,
     pub(crate) needs: Option<Tool>,
+    /// The file system it runs on, if not the one it is given.
+    pub(crate) on: Option<Disk>,
 }
 
 impl Workload {
     fn new(name: impl Into<String>, set: Set, prepare: Prepare) -> Self {
-        Self { name: name.into(), set, work: Work::Mounted(prepare), writes: false, fresh: false, needs: None }
+        Self {
+            name: name.into(),
+            set,
+            work: Work::Mounted(prepare),
+            writes: false,
+            fresh: false,
+            needs: None,
+            on: None,
+        }
     }
 
     fn fresh(self) -> Self {
@@ -69,10 +96,14 @@ impl Workload {
         Self { needs: Some(tool), ..self }
     }
 
+    fn on(self, disk: Disk) -> Self {
+        Self { on: Some(disk), needs: Some(disk.tool()), ..self }
+    }
+
     fn mounting(layers: usize) -> Self {
         let work = Work::Mounting;
         let (set, name) = (Set::Few(layers), format!("mount {layers} layers"));
-        Self { name, set, work, writes: false, fresh: false, needs: None }
+        Self { name, set, work, writes: false, fresh: false, needs: None, on: None }
     }
 }
 
@@ -92,6 +123,7 @@ pub(crate) fn all(scale: &Scale) -> Vec<Workload> {
         Workload::new(format!("absent names, {calls} calls"), Set::Tree, look::absent),
         Workload::new("read all files, fresh", Set::Tree, look::read_all).fresh(),
         Workload::new("read all files, again", Set::Tree, look::read_all_again),
+        Workload::new("read all files, fresh, 8 threads", Set::Tree, look::read_all_8).fresh(),
         Workload::new("git status, fresh", Set::Repo, programs::git_status).fresh().needs(Tool::Git),
         Workload::new("git status, again", Set::Repo, programs::git_status_again).needs(Tool::Git),
         Workload::new(format!("gcc, {sources} headers, fresh"), Set::Headers, programs::gcc).fresh().needs(Tool::Gcc),
@@ -104,6 +136,10 @@ pub(crate) fn all(scale: &Scale) -> Vec<Workload> {
         Workload::new(format!("create {create} files"), few, change::create).writes(),
         Workload::new(format!("untar {untar} files"), few, change::untar).writes(),
         Workload::new(format!("rm -rf of {untar} new files"), few, change::remove_new).writes(),
+        Workload::new(format!("create {create} files, 4 threads"), few, change::create_4).writes(),
+        Workload::new(format!("untar {untar} files, 4 threads"), few, change::untar_4).writes(),
+        Workload::new(format!("rm -rf of {untar} new files, 4 threads"), few, change::remove_new_4).writes(),
+        Workload::new(format!("dpkg -i of {sources} × 5 files"), few, package::install).writes().needs(Tool::Dpkg),
         Workload::new("rm -rf of lower directories", Set::Tree, change::remove_lower).writes(),
         Workload::new("chmod -R of lower directories", Set::Tree, change::chmod).writes(),
         Workload::new("chown -R of lower directories", Set::Tree, change::chown).writes(),
@@ -120,6 +156,10 @@ pub(crate) fn all(scale: &Scale) -> Vec<Workload> {
         Workload::new(format!("write {calls} × 4 KiB, random"), few, data::write_random).writes(),
         Workload::new(format!("write {calls} pages, random, mmap"), few, data::write_map_random).writes(),
         Workload::new(format!("append a byte to {big} MiB below"), Set::Big, data::append).writes(),
+        Workload::new(format!("append a byte to {big} MiB below, xfs"), Set::Big, data::append).writes().on(Disk::Xfs),
+        Workload::new(format!("append a byte to {big} MiB below, btrfs"), Set::Big, data::append)
+            .writes()
+            .on(Disk::Btrfs),
         Workload::mounting(2),
         Workload { name: "mount the whole tree".into(), set: Set::Tree, ..Workload::mounting(2) },
         Workload::mounting(50),
