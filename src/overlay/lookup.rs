@@ -95,6 +95,8 @@ impl Overlay {
     fn tidy_after(&self, gone: usize) {
         let before = self.forgotten.fetch_add(gone, Ordering::Relaxed);
         if before / MANY != (before + gone) / MANY {
+            // Most are of directories that went; each keeps a page of the allocator's from going back.
+            self.names.clear();
             self.inodes.shrink();
             sys::alloc::give_back();
         }
