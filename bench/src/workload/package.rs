@@ -76,7 +76,9 @@ fn add(tar: &mut tar::Builder<Vec<u8>>, kind: tar::EntryType, path: &str, data: 
     header.set_mode(if kind == tar::EntryType::Directory { 0o755 } else { 0o644 });
     header.set_mtime(1_600_000_000);
     // As it is: the crate would take the `./` away.
-    header.as_gnu_mut().map(|h| h.name[..path.len()].copy_from_slice(path.as_bytes()));
+    if let Some(gnu) = header.as_gnu_mut() {
+        gnu.name[..path.len()].copy_from_slice(path.as_bytes());
+    }
     header.set_cksum();
     Ok(tar.append(&header, data)?)
 }
