@@ -16,19 +16,17 @@ pub(super) fn with_login(host: &str, user: &str, password: &str) -> (Options, Te
 
 /// A registry that wants a password.
 fn basic(image: &Image, password: &'static str) -> Server {
-    let good = image.clone();
     let wanted = format!("Basic {}", BASE64.encode(format!("me:{password}")));
-    Server::start(move |call| match call.header("authorization") {
-        Some(given) if given == wanted => good.answer(call),
+    serving_but(image, move |call, good| match call.header("authorization") {
+        Some(given) if given == wanted => good,
         _ => Reply::new(401, "").with("WWW-Authenticate", r#"Basic realm="Registry""#),
     })
 }
 
 /// A registry that wants a token, which it gives itself: to whoever has `login`, or to all.
 fn bearer(image: &Image, login: Option<&'static str>) -> Server {
-    let good = image.clone();
     let realm = Mutex::new(String::new());
-    Server::start(move |call| {
+    serving_but(image, move |call, good| {
         *realm.lock().unwrap() = format!("http://{}/token", call.header("host").unwrap());
         if call.path.starts_with("/token") {
             let given =
@@ -41,7 +39,7 @@ fn bearer(image: &Image, login: Option<&'static str>) -> Server {
             };
         }
         match call.header("authorization") {
-            Some("Bearer t0ken") => good.answer(call),
+            Some("Bearer t0ken") => good,
             _ => {
                 let challenge = format!(r#"Bearer realm="{}",service="reg istry",scope="x""#, realm.lock().unwrap());
                 Reply::new(401, "").with("WWW-Authenticate", challenge)

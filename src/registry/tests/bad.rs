@@ -4,8 +4,7 @@ use super::*;
 
 /// Pulls from a registry whose answers are changed by `change`; the error, and how the blob's requests went.
 fn pull_bad(image: &Image, change: impl Fn(&Call, Reply) -> Reply + Send + Sync + 'static) -> (Error, Server, Dir) {
-    let good = image.clone();
-    let server = Server::start(move |call| change(call, good.answer(call)));
+    let server = serving_but(image, change);
     let dir = Dir::new();
     let error = pull(&server, &dir).unwrap_err();
     assert!(
@@ -61,15 +60,14 @@ fn what_is_not_allowed() {
 #[test]
 fn too_many_requests_are_tried_again_when_the_registry_says() {
     let image = Image::new(&[b"layer"]);
-    let good = image.clone();
     let left = Mutex::new(2);
-    let server = Server::start(move |call| {
+    let server = serving_but(&image, move |call, good| {
         let mut left = left.lock().unwrap();
         if *left > 0 && call.path != "/v2/" {
             *left -= 1;
             return Reply::new(429, "").with("Retry-After", "0");
         }
-        good.answer(call)
+        good
     });
     let dir = Dir::new();
     // If its word were not obeyed, this would never end.
@@ -176,13 +174,12 @@ fn sizes_that_are_lies() {
 #[test]
 fn a_range_that_was_not_asked_for() {
     let image = Image::new(&[&bytes(1000, 1)]);
-    let good = image.clone();
     let layer = image.layer(0);
-    let server = Server::start(move |call| {
+    let server = serving_but(&image, move |call, good| {
         if call.path.contains(&layer) {
             Reply::new(206, bytes(500, 1)).with("Content-Range", "bytes 0-499/1000")
         } else {
-            good.answer(call)
+            good
         }
     });
     let dir = Dir::new();
@@ -210,8 +207,7 @@ fn a_manifest_that_is_another_one() {
     });
     says(&e, Kind::Content, &["/app:1: the manifest that came is sha256:"]);
     assert!(dir.all().is_empty());
-    let good = image.clone();
-    let server = Server::start(move |call| good.answer(call));
+    let server = serving(&image);
     let reference = parse_reference(&format!("{}/app@sha256:{}", server.host(), "1".repeat(64))).unwrap();
     let session = Session::open(&reference, &Access::Pull, &options()).unwrap();
     let e = session.pull(&Platform::here(), &dir, &Quiet).unwrap_err();
@@ -221,17 +217,16 @@ fn a_manifest_that_is_another_one() {
 #[test]
 fn a_redirect_elsewhere_does_not_get_the_password() {
     let image = Image::new(&[b"layer"]);
-    let good = image.clone();
-    let elsewhere = Server::start(move |call| good.answer(call));
-    let (good, to) = (image.clone(), elsewhere.host());
-    let server = Server::start(move |call| {
+    let elsewhere = serving(&image);
+    let to = elsewhere.host();
+    let server = serving_but(&image, move |call, good| {
         if call.header("authorization").is_none() {
             return Reply::new(401, "").with("WWW-Authenticate", r#"Basic realm="r""#);
         }
         if call.is("GET", "/blobs/") {
             Reply::new(307, "").with("Location", format!("http://{to}{}", call.path))
         } else {
-            good.answer(call)
+            good
         }
     });
     let dir = Dir::new();
@@ -247,13 +242,9 @@ fn a_redirect_elsewhere_does_not_get_the_password() {
 fn whoever_is_redirected_to_does_not_get_the_password_by_asking() {
     let image = Image::new(&[b"layer"]);
     let elsewhere = Server::start(|_| Reply::new(401, "").with("WWW-Authenticate", r#"Basic realm="r""#));
-    let (good, to) = (image, elsewhere.host());
-    let server = Server::start(move |call| {
-        if call.is("GET", "/blobs/") {
-            Reply::new(302, "").with("Location", format!("http://{to}/x"))
-        } else {
-            good.answer(call)
-        }
+    let to = elsewhere.host();
+    let server = serving_but(&image, move |call, good| {
+        if call.is("GET", "/blobs/") { Reply::new(302, "").with("Location", format!("http://{to}/x")) } else { good }
     });
     let (options, _file) = auth::with_login(&server.host(), "me", "secret");
     let e = pull_with(&server, &options, &Dir::new()).unwrap_err();
@@ -357,7 +348,7 @@ fn a_sink_that_is_full_is_left_clean() {
         }
     }
     let image = Image::new(&[&bytes(1000, 1)]);
-    let server = Server::start(move |call| image.answer(call));
+    let server = serving(&image);
     let reference = parse_reference(&format!("{}/app:1", server.host())).unwrap();
     let session = Session::open(&reference, &Access::Pull, &options()).unwrap();
     let full = Full(Dir::new());

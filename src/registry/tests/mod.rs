@@ -180,6 +180,17 @@ impl Image {
     }
 }
 
+/// A registry that has this image.
+fn serving(image: &Image) -> Server {
+    serving_but(image, |_, good| good)
+}
+
+/// The same, where what it would answer is changed.
+fn serving_but(image: &Image, change: impl Fn(&Call, Reply) -> Reply + Send + Sync + 'static) -> Server {
+    let image = image.clone();
+    Server::start(move |call| change(call, image.answer(call)))
+}
+
 /// Bytes that do not repeat.
 fn bytes(n: usize, seed: u32) -> Vec<u8> {
     let mut x = seed.wrapping_mul(2_654_435_761).wrapping_add(1);

@@ -5,8 +5,7 @@ use super::*;
 #[test]
 fn an_image_comes_whole() {
     let image = Image::new(&[&bytes(300_000, 1), &bytes(10, 2), b""]);
-    let good = image.clone();
-    let server = Server::start(move |call| good.answer(call));
+    let server = serving(&image);
     let dir = Dir::new();
     let told = Told::default();
     let reference = parse_reference(&format!("{}/app:1", server.host())).unwrap();
@@ -24,8 +23,7 @@ fn an_image_comes_whole() {
 fn what_is_here_is_not_fetched() {
     let parent = Image::new(&[&bytes(1000, 1)]);
     let child = Image::new(&[&bytes(1000, 1), &bytes(2000, 2)]);
-    let good = child.clone();
-    let server = Server::start(move |call| good.answer(call));
+    let server = serving(&child);
     let dir = Dir::new();
     dir.put(&parent.layers[0]);
     dir.put(&parent.config);
@@ -39,8 +37,7 @@ fn what_is_here_is_not_fetched() {
 #[test]
 fn the_same_layer_twice_is_fetched_once() {
     let image = Image::new(&[b"x", b"y", b"x"]);
-    let good = image.clone();
-    let server = Server::start(move |call| good.answer(call));
+    let server = serving(&image);
     let dir = Dir::new();
     pull(&server, &dir).unwrap();
     assert_eq!(server.count("GET", &image.layer(0)), 1);
@@ -50,8 +47,7 @@ fn the_same_layer_twice_is_fetched_once() {
 #[test]
 fn it_goes_on_where_it_stopped() {
     let image = Image::new(&[&bytes(100_000, 1)]);
-    let good = image.clone();
-    let server = Server::start(move |call| good.answer(call));
+    let server = serving(&image);
     let dir = Dir::new();
     dir.put_part(&image.layers[0], &image.layers[0][..60_000]);
     pull(&server, &dir).unwrap();
@@ -63,8 +59,7 @@ fn it_goes_on_where_it_stopped() {
 #[test]
 fn all_there_but_the_name_needs_no_request() {
     let image = Image::new(&[&bytes(1000, 1)]);
-    let good = image.clone();
-    let server = Server::start(move |call| good.answer(call));
+    let server = serving(&image);
     let dir = Dir::new();
     dir.put_part(&image.layers[0], &image.layers[0]);
     pull(&server, &dir).unwrap();
@@ -76,8 +71,7 @@ fn all_there_but_the_name_needs_no_request() {
 fn a_bad_beginning_is_fetched_again() {
     let image = Image::new(&[&bytes(1000, 1)]);
     for left in [bytes(500, 9), bytes(5000, 9), bytes(1000, 9)] {
-        let good = image.clone();
-        let server = Server::start(move |call| good.answer(call));
+        let server = serving(&image);
         let dir = Dir::new();
         dir.put_part(&image.layers[0], &left);
         pull(&server, &dir).unwrap();
@@ -108,10 +102,9 @@ fn a_registry_without_ranges_sends_all_of_it() {
 #[test]
 fn a_broken_connection_is_gone_on_from_where_it_broke() {
     let image = Image::new(&[&bytes(100_000, 1)]);
-    let good = image.clone();
-    let server = Server::start(move |call| {
-        let reply = good.answer(call);
-        if call.is("GET", &good.layer(0)) && call.header("range").is_none() { reply.cut(40_000) } else { reply }
+    let layer = image.layer(0);
+    let server = serving_but(&image, move |call, good| {
+        if call.is("GET", &layer) && call.header("range").is_none() { good.cut(40_000) } else { good }
     });
     let dir = Dir::new();
     pull(&server, &dir).unwrap();
@@ -130,10 +123,10 @@ fn an_index_leads_to_the_platforms_image() {
     let index = serde_json::json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
         "manifests": [entry(b"other", "arm64"), entry(&image.manifest, "amd64")]});
     let index = serde_json::to_vec(&index).unwrap();
-    let (good, sent) = (image.clone(), index.clone());
-    let server = Server::start(move |call| match call.path.ends_with("/manifests/1") {
+    let sent = index.clone();
+    let server = serving_but(&image, move |call, good| match call.path.ends_with("/manifests/1") {
         true => Reply::new(200, sent.clone()).with("Content-Type", "application/vnd.oci.image.index.v1+json"),
-        false => good.answer(call),
+        false => good,
     });
     let dir = Dir::new();
     let pulled = pull(&server, &dir).unwrap();
@@ -144,15 +137,14 @@ fn an_index_leads_to_the_platforms_image() {
 #[test]
 fn several_layers_come_at_once() {
     let image = Image::new(&[&bytes(10, 1), &bytes(10, 2), &bytes(10, 3)]);
-    let good = image.clone();
     // Three of the four blobs have to be asked for before any is answered.
     let meeting = std::sync::Barrier::new(3);
     let asked = std::sync::atomic::AtomicUsize::new(0);
-    let server = Server::start(move |call| {
+    let server = serving_but(&image, move |call, good| {
         if call.is("GET", "/blobs/") && asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst) < 3 {
             meeting.wait();
         }
-        good.answer(call)
+        good
     });
     let dir = Dir::new();
     let mut options = options();
