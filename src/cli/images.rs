@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::error::Error;
 use super::output::print;
-use super::store::{Format, StoreArgs, ago, print_rows, size};
+use super::store::{ListArgs, StoreArgs, ago, print_rows, size};
 use crate::store::{Image, Store, familiar};
 use crate::vocab::digest::short;
 
@@ -24,15 +24,8 @@ Examples:
 pub(super) struct Args {
     /// Only those with this name, or this name and tag
     name: Option<String>,
-    /// Only ids
-    #[arg(short, long)]
-    quiet: bool,
-    /// Whole ids and digests
-    #[arg(long)]
-    no_trunc: bool,
-    /// How to print it
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    list: ListArgs,
 }
 
 #[derive(Serialize)]
@@ -74,16 +67,16 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     // The newest first, as docker's.
     rows.sort_by(|a, b| (&b.created, &a.repository, &a.tag).cmp(&(&a.created, &b.repository, &b.tag)));
     let id = |row: &Row| {
-        if args.no_trunc { format!("sha256:{}", row.id) } else { row.id.get(..12).unwrap_or_default().to_owned() }
+        if args.list.no_trunc { format!("sha256:{}", row.id) } else { row.id.get(..12).unwrap_or_default().to_owned() }
     };
-    if args.quiet {
+    if args.list.quiet {
         let mut ids: Vec<_> = rows.iter().map(|row| id(row) + "\n").collect();
         ids.dedup();
         print(ids.concat().as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
     let none = || "<none>".to_owned();
-    print_rows(args.format, &rows, &["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE", "ADDS"], |row| {
+    print_rows(args.list.format, &rows, &["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE", "ADDS"], |row| {
         vec![
             row.repository.clone().unwrap_or_else(none),
             row.tag.clone().unwrap_or_else(none),

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::error::Error;
 use super::output::print;
-use super::store::{Format, StoreArgs, ago, print_rows};
+use super::store::{ListArgs, StoreArgs, ago, print_rows};
 use crate::store::{Container, State, Status};
 
 /// List containers
@@ -19,15 +19,8 @@ pub(super) struct Args {
     /// Those that do not run, too
     #[arg(short, long)]
     all: bool,
-    /// Only ids
-    #[arg(short, long)]
-    quiet: bool,
-    /// Whole ids and commands
-    #[arg(long)]
-    no_trunc: bool,
-    /// How to print it
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    #[command(flatten)]
+    list: ListArgs,
 }
 
 #[derive(Serialize)]
@@ -52,14 +45,14 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
         }
     }
     rows.reverse();
-    let id = |row: &Row| row.id.get(..if args.no_trunc { 64 } else { 12 }).unwrap_or(&row.id).to_owned();
-    if args.quiet {
+    let id = |row: &Row| row.id.get(..if args.list.no_trunc { 64 } else { 12 }).unwrap_or(&row.id).to_owned();
+    if args.list.quiet {
         print(rows.iter().map(|row| id(row) + "\n").collect::<String>().as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    print_rows(args.format, &rows, &["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"], |row| {
+    print_rows(args.list.format, &rows, &["CONTAINER ID", "IMAGE", "COMMAND", "CREATED", "STATUS", "NAMES"], |row| {
         let mut command = row.command.join(" ");
-        if let Some((at, _)) = command.char_indices().nth(20).filter(|_| !args.no_trunc) {
+        if let Some((at, _)) = command.char_indices().nth(20).filter(|_| !args.list.no_trunc) {
             command.truncate(at);
             command.push('…');
         }

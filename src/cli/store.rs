@@ -30,6 +30,20 @@ pub(super) enum Format {
     Json,
 }
 
+/// How a list is printed, and how much of it.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct ListArgs {
+    /// Only ids
+    #[arg(short, long)]
+    pub(super) quiet: bool,
+    /// Cut nothing short: whole ids, digests and commands
+    #[arg(long)]
+    pub(super) no_trunc: bool,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    pub(super) format: Format,
+}
+
 impl StoreArgs {
     fn path(&self) -> Result<PathBuf, Error> {
         if let Some(root) = self.root.as_ref().filter(|r| !r.is_empty()) {
