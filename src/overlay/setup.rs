@@ -9,10 +9,7 @@ use super::whiteout::{Plain, mark_plain, was_plain};
 use super::{Config, Error, Layers, Overlay, ROOT, image_index, readdir};
 use crate::layer::{Handle, Rename};
 use crate::vocab::dialect::{self, Prefix, STORED_STATS};
-use crate::vocab::{Errno, Kind, Result};
-
-/// As many layers as the kernel's union takes.
-const MAX_LAYERS: usize = 500;
+use crate::vocab::{Errno, Kind, MAX_LAYERS, Result};
 
 /// In `WORK/work`, a directory for each feature that a later mount has to know of, as the kernel makes it.
 const INCOMPATIBLE: &[u8] = b"incompat";

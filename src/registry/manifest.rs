@@ -3,7 +3,7 @@
 use oci_spec::image::{Descriptor, Digest, DigestAlgorithm, ImageIndex, ImageManifest, MediaType};
 
 use super::error::{Error, Kind, tame};
-use crate::vocab::digest;
+use crate::vocab::{MAX_LAYERS, digest};
 
 /// The longest manifest, as registries have it, too (OCI distribution specification, pushing manifests).
 pub(super) const LARGEST: u64 = 4 << 20;
@@ -86,6 +86,11 @@ fn check_image(what: &str, manifest: &ImageManifest) -> Result<(), Error> {
             return Err(Error::new(Kind::Malformed, text));
         }
     }
+    let layers = manifest.layers().len();
+    if layers > MAX_LAYERS {
+        return Err(Error::new(Kind::Content, format!("{what}: {layers} layers are more than {MAX_LAYERS}"))
+            .hint("it can't be mounted; ask for one with fewer"));
+    }
     let config = manifest.config();
     if config.size() > LARGEST_CONFIG {
         let text = format!("{what}: configuration {}: {} bytes, which is refused", config.digest(), config.size());
@@ -151,6 +156,7 @@ mod tests {
             (format!(r#"{{"schemaVersion":2,"mediaType":"x/y","layers":[],"config":{d}}}"#), "x/y"),
             (format!(r#"{{"schemaVersion":2,"layers":[],"config":{huge}}}"#), "9437184 bytes"),
             (format!(r#"{{"schemaVersion":2,"layers":[{sha512}],"config":{d}}}"#), "only sha256"),
+            (format!(r#"{{"schemaVersion":2,"layers":[{}],"config":{d}}}"#, vec![&*d; 501].join(",")), "501 layers"),
             (
                 r#"{"schemaVersion":2,"layers":[],"config":{"mediaType":"a/b","size":1,"digest":"sha256:../../x"}}"#
                     .to_owned(),

@@ -4,6 +4,7 @@
 use oci_spec::image::{Digest, ImageConfiguration, ImageManifest, MediaType};
 
 use super::{Error, Layer, Result, Store};
+use crate::vocab::MAX_LAYERS;
 
 /// Docker's media type of a manifest.
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -77,6 +78,9 @@ impl Image {
         let (layers, ids) = (manifest.layers().len(), diff_ids.len());
         if layers != ids {
             return Err(bad("config", &format_args!("{ids} diff-ids for {layers} layers in the manifest")));
+        }
+        if layers > MAX_LAYERS {
+            return Err(bad("manifest", &format_args!("{layers} layers are more than {MAX_LAYERS}")));
         }
         Ok(Self { digest, manifest, config, diff_ids })
     }
