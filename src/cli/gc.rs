@@ -37,7 +37,7 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
         let containers = store.containers()?;
         for (image, names) in store.images()? {
             if names.is_empty() && !containers.iter().any(|c| c.record.manifest == *image.digest()) {
-                store.forget_image(image.digest())?;
+                store.forget_image(image.digest(), &names)?;
                 images += 1;
             }
         }

@@ -65,6 +65,7 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
             None => Error::new(e).hint(hint),
         }
     };
+    let _adding = store.adding()?;
     let loaded = match (input, file) {
         (Some(path), _) if path.is_dir() => store.load_dir(path, &wanted, owners, &bars),
         (_, Some(file)) => store.load_archive(file, &wanted, owners, &bars),
@@ -77,7 +78,6 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
                 Error::new(format!("--tag: there are {} images in it", loaded.len())).hint("onlay tag names them")
             );
         };
-        let _adding = store.adding()?;
         store.add_image(one.image.digest(), Some(tag))?;
     }
     let mut text = String::new();

@@ -11,7 +11,7 @@ use super::progress::Bars;
 use super::registry::{RegistryArgs, Transfer};
 use super::store::StoreArgs;
 use crate::registry::{Access, Finished, Part, Platform, Session, Sink};
-use crate::store::{BlobWriter, ErrorKind, Store, familiar, parse_name};
+use crate::store::{self, BlobWriter, ErrorKind, Store, familiar, parse_name};
 use crate::vocab::digest::short;
 
 /// Fetch an image from a registry
@@ -67,13 +67,19 @@ struct IntoStore<'a>(&'a Store);
 
 impl Sink for IntoStore<'_> {
     fn has(&self, digest: &Digest) -> io::Result<bool> {
-        self.0.has_blob(digest).map_err(io::Error::other)
+        self.0.has_blob(digest).map_err(to_io)
     }
 
     fn begin(&self, digest: &Digest) -> io::Result<Option<Box<dyn Part + '_>>> {
-        let writer = self.0.resume_blob(digest).map_err(io::Error::other)?;
+        let writer = self.0.resume_blob(digest).map_err(to_io)?;
         Ok(writer.map(|writer| Box::new(IntoBlob(writer)) as Box<dyn Part>))
     }
+}
+
+/// What the registry room makes of it: a full disk is more than a failure.
+fn to_io(e: store::Error) -> io::Error {
+    let kind = if e.kind() == ErrorKind::Full { io::ErrorKind::StorageFull } else { io::ErrorKind::Other };
+    io::Error::new(kind, e)
 }
 
 struct IntoBlob(BlobWriter);
@@ -94,18 +100,18 @@ impl Part for IntoBlob {
     }
 
     fn restart(&mut self) -> io::Result<()> {
-        self.0.restart().map_err(io::Error::other)
+        self.0.restart().map_err(to_io)
     }
 
     fn finish(self: Box<Self>, digest: &Digest) -> io::Result<Finished> {
         match self.0.finish(Some(digest)) {
             Ok(_) => Ok(Finished::Whole),
             Err(e) if e.kind() == ErrorKind::Bad => Ok(Finished::Differs),
-            Err(e) => Err(io::Error::other(e)),
+            Err(e) => Err(to_io(e)),
         }
     }
 
     fn discard(self: Box<Self>, _: &Digest) -> io::Result<()> {
-        self.0.discard().map_err(io::Error::other)
+        self.0.discard().map_err(to_io)
     }
 }

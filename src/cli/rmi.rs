@@ -71,7 +71,7 @@ fn remove(store: &Store, name: &str, force: bool) -> Result<String, Error> {
             container.record.name
         )));
     }
-    store.forget_image(image.digest())?;
+    store.forget_image(image.digest(), &names)?;
     let untagged: String = names.iter().map(familiar).map(|(r, t)| format!("Untagged: {r}:{t}\n")).collect();
     Ok(format!("{untagged}Deleted: {}\n", image.id()))
 }

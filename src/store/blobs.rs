@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use oci_spec::image::{Digest, DigestAlgorithm};
 use tempfile::NamedTempFile;
@@ -175,6 +175,24 @@ impl To {
             Self::Partial(file, _) => file,
         }
     }
+
+    /// Syncs it and moves it to where it is to be.
+    fn place(self, path: &Path) -> std::io::Result<()> {
+        let file = self.file();
+        let synced = file.set_permissions(fs::Permissions::from_mode(0o444)).and_then(|()| file.sync_all());
+        match self {
+            Self::Temp(file) => synced.and_then(|()| file.persist(path).map(drop).map_err(|e| e.error)),
+            Self::Partial(_, from) => {
+                let placed = synced.and_then(|()| fs::rename(&from, path));
+                let full = [std::io::ErrorKind::StorageFull, std::io::ErrorKind::QuotaExceeded];
+                if placed.as_ref().is_err_and(|e| full.contains(&e.kind())) {
+                    // Others need the room.
+                    fs::remove_file(&from)?;
+                }
+                placed
+            }
+        }
+    }
 }
 
 impl BlobWriter {
@@ -221,15 +239,8 @@ impl BlobWriter {
             return Err(Error::bad(format_args!("blob {expected}: what came is {digest} ({} bytes)", self.size))
                 .with_hint("it was damaged on the way or where it comes from; try again"));
         }
-        let path = self.store.blob_path(&digest)?;
-        let fail = |e| Error::io(format_args!("blob {digest}"), &e);
-        let file = self.to.file();
-        file.set_permissions(fs::Permissions::from_mode(0o444)).and_then(|()| file.sync_all()).map_err(fail)?;
-        match self.to {
-            To::Temp(file) => drop(file.persist(&path).map_err(|e| fail(e.error))?),
-            To::Partial(_, from) => fs::rename(from, &path).map_err(fail)?,
-        }
-        sync_parent(&path)?;
+        self.to.place(&self.store.blob_path(&digest)?).map_err(|e| Error::io(format_args!("blob {digest}"), &e))?;
+        sync_parent(&self.store.blob_path(&digest)?)?;
         Ok(digest)
     }
 }

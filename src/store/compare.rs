@@ -23,7 +23,11 @@ impl Store {
     /// # Errors
     /// A layer is not here, or can't be read.
     pub fn image_changes(&self, old: &Image, new: &Image) -> Result<Vec<Change>> {
-        let (old, new) = (view(&self.image_layers(old)?)?, view(&self.image_layers(new)?)?);
+        let adding = self.adding()?;
+        let (old, new) = (self.image_layers(old)?, self.image_layers(new)?);
+        let _held = (self.hold_layers(&old)?, self.hold_layers(&new)?);
+        drop(adding);
+        let (old, new) = (view(&old)?, view(&new)?);
         let mut compared = Compared { old, new, found: Vec::new() };
         compared.dir(Vec::new(), ROOT, ROOT).map_err(|e| Error::bad(format_args!("compare: {}", vocab::why(&e))))?;
         compared.found.sort();

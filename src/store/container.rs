@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::image::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::files::read_json;
+use super::files::{random_id, read_json};
 use super::lock::{open, try_lock};
 use super::{Error, ErrorKind, Result, Store};
 
@@ -259,18 +259,29 @@ impl Store {
     /// # Errors
     /// The directory can't be read. A record that can't be is told about and left out.
     pub fn containers(&self) -> Result<Vec<Container>> {
+        let mut found = Vec::new();
+        for container in self.each_container()? {
+            match container {
+                Ok(container) => found.push(container),
+                Err(e) => log::warn!("container {e}"),
+            }
+        }
+        found.sort_by(|a, b| (&a.record.created, &a.record.id).cmp(&(&b.record.created, &b.record.id)));
+        Ok(found)
+    }
+
+    /// All containers, also those whose record can't be read.
+    pub(super) fn each_container(&self) -> Result<Vec<Result<Container>>> {
         let dir = self.path("containers");
         let mut found = Vec::new();
         for entry in fs::read_dir(&dir).map_err(Error::at("read", &dir))? {
             let dir = entry.map_err(Error::at("read", &dir))?.path();
             match read_json(&dir.join("record.json")) {
-                Ok(record) => found.push(Container { record, dir }),
                 // Removed meanwhile.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
-                Err(e) => log::warn!("container {e}"),
+                read => found.push(read.map(|record| Container { record, dir })),
             }
         }
-        found.sort_by(|a, b| (&a.record.created, &a.record.id).cmp(&(&b.record.created, &b.record.id)));
         Ok(found)
     }
 
@@ -328,13 +339,6 @@ fn check_name(name: &str) -> Result<()> {
     }
     Err(Error::bad(format_args!("container name {name:?}"))
         .with_hint("letters, digits, '_', '.' and '-', the first one a letter or digit, 128 at most"))
-}
-
-fn random_id() -> Result<String> {
-    let mut bytes = [0; 32];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
-        .map_err(|e| Error::io("random bytes for an id", &e.into()))?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }
 
 const HOW: [&str; 16] = [

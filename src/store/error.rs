@@ -17,6 +17,8 @@ pub enum ErrorKind {
     InUse,
     /// What came in, or what is on disk, is not what it says it is.
     Bad,
+    /// There is no room left on the disk.
+    Full,
     /// The operating system said no.
     Io,
 }
@@ -43,15 +45,14 @@ impl Error {
 
     /// What the operating system said when asked for `what`.
     pub fn io(what: impl Display, e: &io::Error) -> Self {
-        let error = Self::new(ErrorKind::Io, format_args!("{what}: {}", why(e)));
+        let text = format_args!("{what}: {}", why(e));
         match e.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                error.with_hint("free some space; `onlay gc` removes what nothing needs; nothing half-made is left")
-            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::new(ErrorKind::Full, text)
+                .with_hint("free some space; `onlay gc` removes what nothing needs; nothing half-made is left"),
             io::ErrorKind::ReadOnlyFilesystem => {
-                error.with_hint("the store must be writable: name another with --root")
+                Self::new(ErrorKind::Io, text).with_hint("the store must be writable: name another with --root")
             }
-            _ => error,
+            _ => Self::new(ErrorKind::Io, text),
         }
     }
 

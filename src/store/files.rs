@@ -44,40 +44,49 @@ impl Store {
         self.write_file(at, &to_json(value)?)
     }
 
-    /// Moves a finished directory of `tmp/` to its place; false if something is there already. The caller has synced what
-    /// is in it.
-    pub(super) fn publish(&self, from: TempDir, to: &Path) -> Result<bool> {
-        match fs::rename(from.path(), to) {
-            Ok(()) => {
-                // It is elsewhere now.
-                let _moved = from.keep();
-                sync_parent(to)?;
-                Ok(true)
-            }
-            Err(e) if matches!(e.kind(), std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::DirectoryNotEmpty) => {
-                Ok(false)
-            }
-            Err(e) => Err(Error::at("make", to)(e)),
-        }
+    /// Moves a finished directory of `tmp/` to its place, where nothing is. The caller has synced what is in it.
+    pub(super) fn publish(&self, from: TempDir, to: &Path) -> Result<()> {
+        rename_new(from, to)?;
+        sync_parent(to)
     }
 
-    /// Takes a directory out of sight in one step, then removes it. A crash in between leaves it in `tmp/`.
+    /// Takes a directory out of sight in one step, then removes it. A crash in between leaves it in `tmp/`. Makes nothing
+    /// for that: this is what frees a full disk.
     pub(super) fn remove_tree(&self, path: &Path) -> Result<()> {
-        let grave = self.temp_dir()?;
-        match fs::rename(path, grave.path().join("removed")) {
+        let grave = self.path("tmp").join(format!("gone-{}", random_id()?));
+        match fs::rename(path, &grave) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             moved => moved.map_err(Error::at("remove", path))?,
         }
         sync_parent(path)?;
-        let at = grave.path().to_owned();
-        grave.close().map_err(Error::at("remove", &at))
+        fs::remove_dir_all(&grave).map_err(Error::at("remove", &grave))
     }
+}
+
+/// 64 hex digits that nobody else has.
+pub(super) fn random_id() -> Result<String> {
+    let mut bytes = [0; 32];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|e| Error::io("random bytes for an id", &e.into()))?;
+    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Moves a directory of `tmp/` to its place; the directory it comes into is not synced yet.
+pub(super) fn rename_new(from: TempDir, to: &Path) -> Result<()> {
+    fs::rename(from.path(), to).map_err(Error::at("make", to))?;
+    // It is elsewhere now: not removed when it goes out of scope.
+    drop(from.keep());
+    Ok(())
 }
 
 /// Syncs the directory that `path` is in, so that its name lasts.
 pub(super) fn sync_parent(path: &Path) -> Result<()> {
-    let Some(parent) = path.parent() else { return Ok(()) };
-    File::open(parent).and_then(|dir| dir.sync_all()).map_err(Error::at("sync", parent))
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// Syncs a directory, so that the names in it last.
+pub(super) fn sync_dir(path: &Path) -> Result<()> {
+    File::open(path).and_then(|dir| dir.sync_all()).map_err(Error::at("sync", path))
 }
 
 /// Syncs the whole file system a directory is on (syncfs(2)): for trees of many files.

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use oci_spec::image::Digest;
 
@@ -29,6 +29,16 @@ pub struct Freed {
 pub(super) struct Live {
     pub(super) blobs: HashSet<Digest>,
     pub(super) layers: HashSet<Digest>,
+    /// Image indexes of whole stacks.
+    indexes: HashSet<PathBuf>,
+}
+
+impl Live {
+    fn add_stack(&mut self, store: &Store, diff_ids: &[Digest]) -> Result<()> {
+        self.layers.extend(diff_ids.iter().cloned());
+        self.indexes.extend(store.index_of_stack(diff_ids)?);
+        Ok(())
+    }
 }
 
 impl Store {
@@ -36,14 +46,14 @@ impl Store {
     /// Layers that are mounted stay. Waits for those who are adding something; `None`: it may not wait, and somebody is.
     ///
     /// # Errors
-    /// An image can't be read: then nothing is removed. The disk's.
+    /// An image or a container can't be read: then nothing is removed. The disk's.
     pub fn sweep(&self, wait: bool) -> Result<Option<Freed>> {
         let Some(_alone) = self.sweeping(wait)? else { return Ok(None) };
         self.sweep_containers()?;
         let live = self.mark()?;
         let mut freed = Freed::default();
-        for id in self.all_layers()?.into_iter().filter(|id| !live.layers.contains(id)) {
-            self.sweep_layer(&id, &mut freed)?;
+        for id in self.all_layers()? {
+            self.sweep_layer(&id, &live, &mut freed)?;
         }
         for (digest, path, size) in self.blobs()? {
             if !live.blobs.contains(&digest) {
@@ -70,35 +80,51 @@ impl Store {
 
     pub(super) fn mark(&self) -> Result<Live> {
         let mut live = Live::default();
-        let containers = self.containers()?;
+        let broken = |e: Error, what_helps| Error::bad(format_args!("{e} (nothing was removed)")).with_hint(what_helps);
+        // Whose record can't be read may need anything.
+        let containers = self.each_container()?.into_iter().collect::<Result<Vec<_>>>();
+        let containers = containers
+            .map_err(|e| broken(e, "put the container's record right, or move its directory out of the store"))?;
         let known = self.known()?;
         let held = containers.iter().map(|c| &c.record.manifest);
         for manifest in known.iter().map(|(digest, _)| digest).chain(held) {
             if !live.blobs.insert(manifest.clone()) {
                 continue;
             }
-            let image = self.read_image(manifest).map_err(|e| {
-                Error::bad(format_args!("{e} (nothing was removed)"))
-                    .with_hint("remove the image that is broken, or load it again: onlay rmi")
-            })?;
+            let image = self
+                .read_image(manifest)
+                .map_err(|e| broken(e, "remove the image that is broken, or load it again: onlay rmi"))?;
             live.blobs.insert(image.id().clone());
             live.blobs.extend(image.manifest().layers().iter().map(|l| l.digest().clone()));
-            live.layers.extend(image.diff_ids().iter().cloned());
+            live.add_stack(self, image.diff_ids())?;
         }
-        live.layers.extend(containers.into_iter().flat_map(|c| c.record.layers));
+        for container in &containers {
+            live.add_stack(self, &container.record.layers)?;
+        }
         Ok(live)
     }
 
-    fn sweep_layer(&self, id: &Digest, freed: &mut Freed) -> Result<()> {
+    /// Removes a layer that nothing needs, or those of its image indexes that nothing does.
+    fn sweep_layer(&self, id: &Digest, live: &Live, freed: &mut Freed) -> Result<()> {
         let dir = self.layer_dir(id)?;
         let file = fs::File::open(&dir).map_err(Error::at("open", &dir))?;
         if !try_lock(&file, &dir)? {
             log::info!("layer {id} is mounted, and stays");
             return Ok(());
         }
-        freed.layer_bytes += self.layer(id).ok().flatten().map_or(0, |layer| layer.info.size);
-        freed.layers += 1;
-        self.remove_tree(&dir)
+        if !live.layers.contains(id) {
+            freed.layer_bytes += self.layer(id).ok().flatten().map_or(0, |layer| layer.info.size);
+            freed.layers += 1;
+            return self.remove_tree(&dir);
+        }
+        for entry in fs::read_dir(&dir).map_err(Error::at("read", &dir))? {
+            let path = entry.map_err(Error::at("read", &dir))?.path();
+            let index = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"index-"));
+            if index && !live.indexes.contains(&path) && remove_any(&path)? {
+                freed.leftovers += 1;
+            }
+        }
+        Ok(())
     }
 
     /// Nobody adds: what lies in `tmp` and `partial` is nobody's.

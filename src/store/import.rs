@@ -81,11 +81,14 @@ impl Store {
         // Progress is told by what the work is about, and the digest is not known yet.
         let key = of(whence.as_bytes());
         progress.begin("importing", &key, None);
-        let mut tee = Tee { from: archive, to: sink };
-        let diff_id = self.add_new_layer(|tree| {
+        let mut tee = Tee { from: archive, to: sink, failed: None };
+        let built = self.build_layer(|tree| {
             let into = Handle::Disk(disk::Object::open(tree, true).map_err(|e| Error::at("open", tree)(e.into()))?);
             let done = unpack(&mut tee, &into, &Options { owners, ..Options::default() }, &|n| progress.more(&key, n))
                 .map_err(|e| {
+                    if let Some(e) = tee.failed.take() {
+                        return Error::io(format_args!("keep {whence} as a blob"), &e);
+                    }
                     let e = of_unpack(&key, &e);
                     let text = e.to_string().replace(&format!("blob {key}"), whence);
                     let again = Error::new(e.kind(), text);
@@ -97,19 +100,12 @@ impl Store {
             Ok((done.diff_id, LayerInfo { size: done.bytes, entries: done.entries }))
         })?;
         progress.end(&key);
+        let diff_id = built.diff_id.clone();
+        // One that is here already stays.
+        self.publish_layers(&self.claim_layers(std::slice::from_ref(&diff_id))?, vec![built])?;
         let blob = tee.to.finish()?;
         let blob = Descriptor::new(layer_type(kept), self.blob_size(&blob)?, blob);
         Ok(NewLayer { blob, diff_id })
-    }
-
-    /// Unpacks a layer whose diff-id is known only then. One that was there already stays.
-    pub(super) fn add_new_layer(&self, build: impl FnOnce(&Path) -> Result<(Digest, LayerInfo)>) -> Result<Digest> {
-        let temp = self.temp_layer()?;
-        let (diff_id, info) = build(&temp.path().join("diff"))?;
-        if self.layer(&diff_id)?.is_none() {
-            self.publish_layer(temp, &self.layer_dir(&diff_id)?, &info)?;
-        }
-        Ok(diff_id)
     }
 }
 
@@ -133,15 +129,21 @@ impl Sink {
 struct Tee<R> {
     from: R,
     to: Sink,
+    /// Why it could not be kept: nothing is wrong with what is read.
+    failed: Option<std::io::Error>,
 }
 
 impl<R: Read> Read for Tee<R> {
     fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
         let n = self.from.read(buf)?;
-        match &mut self.to {
-            Sink::AsIs(blob) => blob.write_all(&buf[..n])?,
-            Sink::Packed(encoder) => encoder.write_all(&buf[..n])?,
-        }
+        let kept = match &mut self.to {
+            Sink::AsIs(blob) => blob.write_all(&buf[..n]),
+            Sink::Packed(encoder) => encoder.write_all(&buf[..n]),
+        };
+        kept.inspect_err(|e| {
+            let same = e.raw_os_error().map(std::io::Error::from_raw_os_error);
+            self.failed = Some(same.unwrap_or_else(|| e.kind().into()));
+        })?;
         Ok(n)
     }
 }

@@ -1,11 +1,13 @@
 //! An image whose blobs have arrived: checked, unpacked, named.
 
-use std::sync::Mutex;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use oci_spec::distribution::Reference;
 use oci_spec::image::{Descriptor, Digest};
+use parking_lot::Mutex;
 
+use super::layers::Built;
 use super::unpack::{self, Options, Owners, unpack};
 use super::{Error, Image, LayerInfo, Result, Store};
 use crate::layer::{Handle, disk};
@@ -57,20 +59,32 @@ impl Store {
                 .with_hint("the manifest is wrong: ask who made the image"));
             }
         }
-        let todo: Vec<_> = image.manifest().layers().iter().zip(image.diff_ids()).collect();
-        self.unpack_all(&todo, owners, progress)?;
+        self.unpack_all(&image, owners, progress)?;
         self.add_image(manifest, name)
     }
 
-    fn unpack_all(&self, todo: &[(&Descriptor, &Digest)], owners: Owners, progress: &dyn Progress) -> Result<()> {
+    /// Unpacks what is not here, and shows it when all of it is whole.
+    fn unpack_all(&self, image: &Image, owners: Owners, progress: &dyn Progress) -> Result<()> {
+        let claim = self.claim_layers(image.diff_ids())?;
+        let mut seen = HashSet::new();
+        let pairs = image.manifest().layers().iter().zip(image.diff_ids());
+        let (todo, here): (Vec<_>, Vec<_>) =
+            pairs.partition(|(_, diff_id)| claim.lacks(diff_id) && seen.insert(*diff_id));
+        self.check_blobs(&here, progress)?;
         let threads = std::thread::available_parallelism().map_or(2, usize::from).min(todo.len());
-        let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
+        let (next, done) = (AtomicUsize::new(0), Mutex::new(Ok(Vec::new())));
         let work = || {
             while let Some((blob, diff_id)) = todo.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(e) = self.unpack_blob(blob, diff_id, owners, progress) {
-                    // The others end after what they are at.
-                    next.store(todo.len(), Ordering::Relaxed);
-                    failed.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(e);
+                let built = self.unpack_blob(blob, diff_id, owners, progress);
+                let mut done = done.lock();
+                match (&mut *done, built) {
+                    (Ok(all), Ok(built)) => all.push(built),
+                    (Err(_), _) => {}
+                    (done, Err(e)) => {
+                        // The others end after what they are at.
+                        next.store(todo.len(), Ordering::Relaxed);
+                        *done = Err(e);
+                    }
                 }
             }
         };
@@ -83,11 +97,43 @@ impl Store {
                 }
             });
         }
-        failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).map_or(Ok(()), Err)
+        self.publish_layers(&claim, done.into_inner()?)
     }
 
-    fn unpack_blob(&self, blob: &Descriptor, diff_id: &Digest, owners: Owners, progress: &dyn Progress) -> Result<()> {
-        let build = |tree: &std::path::Path| {
+    /// Checks the blobs of layers that are unpacked already, where no image here has them: what goes out with this image
+    /// is to be what its config says.
+    fn check_blobs(&self, pairs: &[(&Descriptor, &Digest)], progress: &dyn Progress) -> Result<()> {
+        if pairs.is_empty() {
+            return Ok(());
+        }
+        let mut known = HashSet::new();
+        for (manifest, _) in self.known()? {
+            let Ok(image) = self.read_image(&manifest) else { continue };
+            let blobs = image.manifest().layers().iter().map(|blob| blob.digest().clone());
+            known.extend(blobs.zip(image.diff_ids().iter().cloned()));
+        }
+        for (blob, diff_id) in pairs {
+            let blob = blob.digest();
+            if known.insert((blob.clone(), (*diff_id).clone())) {
+                progress.begin("checking", blob, Some(self.blob_size(blob)?));
+                let more = |n| progress.more(blob, n);
+                let (came, own) = unpack::digests(self.open_blob(blob)?, &Options::default(), &more)
+                    .map_err(|e| of_unpack(blob, &e))?;
+                progress.end(blob);
+                is_said(blob, diff_id, (&own, &came))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn unpack_blob(
+        &self,
+        blob: &Descriptor,
+        diff_id: &Digest,
+        owners: Owners,
+        progress: &dyn Progress,
+    ) -> Result<Built> {
+        self.build_layer(|tree| {
             progress.begin("unpacking", blob.digest(), Some(blob.size()));
             let into = Handle::Disk(
                 disk::Object::open(tree, true).map_err(|e| Error::io(format_args!("{}", tree.display()), &e.into()))?,
@@ -97,25 +143,26 @@ impl Store {
             let done = unpack(file, &into, &options, &|n| progress.more(blob.digest(), n))
                 .map_err(|e| of_unpack(blob.digest(), &e))?;
             progress.end(blob.digest());
-            if done.blob != *blob.digest() {
-                return Err(Error::bad(format_args!("blob {}: damaged on disk", blob.digest()))
-                    .with_hint("remove it and load the image again: onlay gc"));
-            }
-            if done.diff_id != *diff_id {
-                return Err(Error::bad(format_args!(
-                    "blob {}: its diff-id is {}, and {diff_id} by the config",
-                    blob.digest(),
-                    done.diff_id
-                ))
-                .with_hint("the config is wrong: do not trust this image"));
-            }
+            is_said(blob.digest(), diff_id, (&done.blob, &done.diff_id))?;
             for what in &done.skipped {
                 log::debug!("layer {}: {what} left out", short(diff_id));
             }
-            Ok(LayerInfo { size: done.bytes, entries: done.entries })
-        };
-        self.add_layer(diff_id, build).map(|_| ())
+            Ok((done.diff_id, LayerInfo { size: done.bytes, entries: done.entries }))
+        })
     }
+}
+
+/// Compares what a blob has turned out to be, itself and its archive, with what is said of it.
+fn is_said(blob: &Digest, diff_id: &Digest, (own, came): (&Digest, &Digest)) -> Result<()> {
+    if own != blob {
+        return Err(Error::bad(format_args!("blob {blob}: damaged on disk"))
+            .with_hint("remove it and load the image again: onlay gc"));
+    }
+    if came != diff_id {
+        return Err(Error::bad(format_args!("blob {blob}: its diff-id is {came}, and {diff_id} by the config"))
+            .with_hint("the config is wrong: do not trust this image"));
+    }
+    Ok(())
 }
 
 /// What unpacking says, of which blob.

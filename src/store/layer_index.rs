@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
+use oci_spec::image::Digest;
+
 use super::blobs::sha256_hex;
 use super::files::sync_parent;
 use super::{Error, Layer, Result, Store};
@@ -12,18 +14,21 @@ use crate::vocab::dialect::Prefix;
 use crate::vocab::digest::of;
 
 impl Store {
-    /// Where the image index of these layers, bottom first, is or would be: with the top one, by the chain-id of the stack
-    /// (OCI image specification, config.md, "Layer ChainID"). `None` for no layers.
+    /// Where the image index of these layers, bottom first, is or would be.
     ///
     /// # Errors
     /// A layer with a digest of another algorithm than SHA-256.
     pub fn index_of_layers(&self, layers: &[Layer]) -> Result<Option<PathBuf>> {
-        let Some((bottom, above)) = layers.split_first() else { return Ok(None) };
-        let chain = above
-            .iter()
-            .fold(bottom.diff_id.clone(), |chain, layer| of(format!("{chain} {}", layer.diff_id).as_bytes()));
+        self.index_of_stack(&layers.iter().map(|layer| layer.diff_id.clone()).collect::<Vec<_>>())
+    }
+
+    /// The same, of layers that may not be here: with the top one, by the chain-id of the stack (OCI image specification,
+    /// config.md, "Layer ChainID"). `None` for no layers.
+    pub(super) fn index_of_stack(&self, diff_ids: &[Digest]) -> Result<Option<PathBuf>> {
+        let Some((bottom, above)) = diff_ids.split_first() else { return Ok(None) };
+        let chain = above.iter().fold(bottom.clone(), |chain, id| of(format!("{chain} {id}").as_bytes()));
         let top = above.last().unwrap_or(bottom);
-        Ok(Some(self.layer_dir(&top.diff_id)?.join(format!("index-{}", sha256_hex(&chain)?))))
+        Ok(Some(self.layer_dir(top)?.join(format!("index-{}", sha256_hex(&chain)?))))
     }
 
     /// Builds the image index of these layers unless it is there. The caller holds [`adding`](Self::adding).

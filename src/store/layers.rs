@@ -1,14 +1,16 @@
 //! Layers unpacked: one read-only tree per diff-id, shared by every image that has it.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::image::Digest;
 use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
 
 use super::blobs::sha256_hex;
-use super::files::{read_json, sync_tree};
+use super::files::{read_json, rename_new, sync_dir, sync_tree, to_json};
 use super::lock::Lock;
 use super::{Error, ErrorKind, Result, Store};
 
@@ -31,6 +33,29 @@ pub struct Layer {
     pub tree: PathBuf,
     /// What is known of it.
     pub info: LayerInfo,
+}
+
+/// Layers that are ours to build, by diff-id, with their locks.
+#[derive(Debug)]
+pub(super) struct Claim(BTreeMap<String, Lock>);
+
+impl Claim {
+    /// Whether it is not in the store.
+    pub(super) fn lacks(&self, diff_id: &Digest) -> bool {
+        self.0.contains_key(diff_id.as_ref())
+    }
+}
+
+/// A layer in `tmp`, removed unless it is published.
+#[derive(Debug)]
+pub(super) struct Built {
+    temp: TempDir,
+    pub(super) diff_id: Digest,
+}
+
+fn not_here(diff_id: &Digest) -> Error {
+    Error::new(ErrorKind::NotFound, format_args!("layer {diff_id}: not in the store"))
+        .with_hint("load, pull or import the image again")
 }
 
 impl Store {
@@ -60,12 +85,7 @@ impl Store {
     /// # Errors
     /// One is not here.
     pub fn layers(&self, diff_ids: &[Digest]) -> Result<Vec<Layer>> {
-        let one = |id: &Digest| {
-            self.layer(id)?.ok_or_else(|| {
-                Error::new(ErrorKind::NotFound, format_args!("layer {id}: not in the store"))
-                    .with_hint("load, pull or import the image again")
-            })
-        };
+        let one = |id: &Digest| self.layer(id)?.ok_or_else(|| not_here(id));
         diff_ids.iter().map(one).collect()
     }
 
@@ -75,36 +95,64 @@ impl Store {
     /// # Errors
     /// What `build` says; nothing is left then.
     pub fn add_layer(&self, diff_id: &Digest, build: impl FnOnce(&Path) -> Result<LayerInfo>) -> Result<Layer> {
-        let to = self.layer_dir(diff_id)?;
-        let _one_at_a_time = Lock::exclusive(&self.path(format!("tmp/layer-{}.lock", sha256_hex(diff_id)?)))?;
-        if let Some(layer) = self.layer(diff_id)? {
-            return Ok(layer);
+        let claim = self.claim_layers(std::slice::from_ref(diff_id))?;
+        if claim.lacks(diff_id) {
+            let built = self.build_layer(|tree| Ok((diff_id.clone(), build(tree)?)))?;
+            self.publish_layers(&claim, vec![built])?;
         }
-        let temp = self.temp_layer()?;
-        let info = build(&temp.path().join("diff"))?;
-        self.publish_layer(temp, &to, &info)?;
-        Ok(Layer { diff_id: diff_id.clone(), tree: to.join("diff"), info })
+        self.layer(diff_id)?.ok_or_else(|| not_here(diff_id))
     }
 
-    /// A directory in `tmp` with an empty `diff`.
-    pub(super) fn temp_layer(&self) -> Result<tempfile::TempDir> {
+    /// Those of these layers that are not here are ours to build: whoever else wants one waits until this is dropped. The
+    /// caller holds [`adding`](Self::adding), and no other claim.
+    pub(super) fn claim_layers(&self, diff_ids: &[Digest]) -> Result<Claim> {
+        let mut claim = Claim(BTreeMap::new());
+        // Everybody in the same order: nobody waits for one who waits for him.
+        let mut sorted: Vec<&Digest> = diff_ids.iter().collect();
+        sorted.sort_by(|a, b| a.digest().cmp(b.digest()));
+        sorted.dedup();
+        for id in sorted {
+            if self.layer(id)?.is_some() {
+                continue;
+            }
+            let lock = Lock::exclusive(&self.path(format!("tmp/layer-{}.lock", sha256_hex(id)?)))?;
+            // Whom we have waited for has built it.
+            if self.layer(id)?.is_none() {
+                claim.0.insert(id.to_string(), lock);
+            }
+        }
+        Ok(claim)
+    }
+
+    /// Builds a layer in `tmp`: `build` fills an empty directory and tells what it is then.
+    pub(super) fn build_layer(&self, build: impl FnOnce(&Path) -> Result<(Digest, LayerInfo)>) -> Result<Built> {
         let temp = self.temp_dir()?;
         let tree = temp.path().join("diff");
         fs::create_dir(&tree).map_err(Error::at("make", &tree))?;
         let readable = fs::Permissions::from_mode(0o755);
         fs::set_permissions(&tree, readable).map_err(Error::at("chmod", &tree))?;
-        Ok(temp)
+        let (diff_id, info) = build(&tree)?;
+        let at = temp.path().join("layer.json");
+        fs::write(&at, to_json(&info)?).map_err(Error::at("write", &at))?;
+        Ok(Built { temp, diff_id })
     }
 
-    /// Moves it to its place. Somebody who was faster has left the same there.
-    pub(super) fn publish_layer(&self, temp: tempfile::TempDir, to: &Path, info: &LayerInfo) -> Result<()> {
-        self.write_json(&temp.path().join("layer.json"), info)?;
-        sync_tree(temp.path())?;
-        if to.exists() {
-            // Without a readable `layer.json`: not a layer.
-            self.remove_tree(to)?;
+    /// Syncs what was built, all of it at once, and moves it to its place. It was claimed before.
+    pub(super) fn publish_layers(&self, claim: &Claim, built: Vec<Built>) -> Result<()> {
+        let built: Vec<_> = built.into_iter().filter(|b| claim.lacks(&b.diff_id)).collect();
+        if built.is_empty() {
+            return Ok(());
         }
-        self.publish(temp, to).map(|_| ())
+        sync_tree(&self.path("tmp"))?;
+        for Built { temp, diff_id } in built {
+            let to = self.layer_dir(&diff_id)?;
+            if to.exists() {
+                // Without `layer.json`: not a layer.
+                self.remove_tree(&to)?;
+            }
+            rename_new(temp, &to)?;
+        }
+        sync_dir(&self.path("layers"))
     }
 
     /// Keeps layers from being removed for as long as the files live, in whatever process. Take them while holding

@@ -63,7 +63,7 @@ pub use image::Image;
 pub use install::{Progress, Quiet};
 pub use layers::{Layer, LayerInfo};
 pub use load::{Loaded, Wanted};
-pub use lock::Lock;
+pub use lock::Adding;
 pub use names::{Found, familiar, parse_name};
 pub use save::Format;
 pub use usage::{Usage, Used};
@@ -72,12 +72,14 @@ pub use usage::{Usage, Used};
 const OCI_LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 /// The version of all that is not an OCI image layout.
 const VERSION: &str = "1\n";
-const DIRS: [&str; 5] = ["blobs/sha256", "layers", "containers", "partial", "tmp"];
+/// `tmp` tells a store that is being made, by us or by who was killed, from a directory of somebody else's: it is first.
+const DIRS: [&str; 5] = ["tmp", "blobs/sha256", "layers", "containers", "partial"];
 
 /// A store: a directory of one user's.
 #[derive(Clone, Debug)]
 pub struct Store {
     root: PathBuf,
+    held: lock::Held,
 }
 
 impl Store {
@@ -87,7 +89,7 @@ impl Store {
     /// It can't be made, or was made by a later version.
     pub fn open(root: &Path) -> Result<Self> {
         let root = std::path::absolute(root).map_err(Error::at("store", root))?;
-        let store = Self { root };
+        let store = Self { root, held: lock::Held::default() };
         let version = store.path("version");
         match fs::read_to_string(&version) {
             Ok(found) if found == VERSION => return Ok(store),
@@ -106,17 +108,14 @@ impl Store {
         let fail = |e| Error::io(format_args!("make a store in {}", self.root.display()), &e);
         let mut private = DirBuilder::new();
         private.recursive(true).mode(0o700);
-        let existing = match fs::read_dir(&self.root) {
-            Ok(mut entries) => entries.next().is_some() && !self.root.join("tmp").is_dir(),
-            Err(_) => false,
-        };
-        if existing {
+        if self.is_somebody_elses() {
             let text = format_args!("{}: neither empty nor a store", self.root.display());
             return Err(Error::bad(text).with_hint("name an empty directory, or one that is not there yet"));
         }
         for dir in DIRS {
             private.create(self.root.join(dir)).map_err(fail)?;
         }
+        let _adding = self.adding()?;
         let _naming = self.naming()?;
         // Whoever was faster has made it.
         if !self.path("index.json").exists() {
@@ -124,6 +123,18 @@ impl Store {
             self.write_json(&self.path("index.json"), &names::empty_index()?)?;
         }
         self.write_file(&self.path("version"), VERSION.as_bytes())
+    }
+
+    /// Whether there is something in its directory that no store has, or no `tmp` beside it. Like that is a store too whose
+    /// making was interrupted.
+    fn is_somebody_elses(&self) -> bool {
+        const FILES: [&str; 5] = ["lock", "gate.lock", "names.lock", "oci-layout", "index.json"];
+        let Ok(entries) = fs::read_dir(&self.root) else { return false };
+        let names: Vec<_> = entries.flatten().map(|e| e.file_name()).filter(|n| n != "lost+found").collect();
+        let ours = |name: &std::ffi::OsString| {
+            FILES.iter().any(|f| name == f) || DIRS.iter().any(|d| d.split('/').next().is_some_and(|d| name == d))
+        };
+        !names.is_empty() && (!self.root.join("tmp").is_dir() || !names.iter().all(ours))
     }
 
     /// Where it is.

@@ -64,6 +64,10 @@ fn name_of(entry: &Descriptor) -> Option<&str> {
     entry.annotations().as_ref()?.get(REF_NAME).map(String::as_str)
 }
 
+fn name(entry: &Descriptor) -> Option<Reference> {
+    name_of(entry)?.parse().ok()
+}
+
 impl Store {
     fn index(&self) -> Result<ImageIndex> {
         read_json(&self.path("index.json"))
@@ -127,13 +131,16 @@ impl Store {
         })
     }
 
-    /// Forgets an image with all its names.
+    /// Forgets an image with these names of it, all that it had when they were looked up. One that it got meanwhile stays,
+    /// and the image with it.
     ///
     /// # Errors
     /// The disk's.
-    pub fn forget_image(&self, manifest: &Digest) -> Result<()> {
+    pub fn forget_image(&self, manifest: &Digest, names: &[Reference]) -> Result<()> {
+        let names: Vec<_> = names.iter().map(Reference::whole).collect();
         self.change_index(|entries| {
-            entries.retain(|e| e.digest() != manifest);
+            let known = |entry: &Descriptor| name(entry).is_none_or(|name| names.contains(&name.whole()));
+            entries.retain(|e| e.digest() != manifest || !known(e));
             Ok(())
         })
     }
@@ -142,7 +149,7 @@ impl Store {
     pub(super) fn known(&self) -> Result<Vec<(Digest, Vec<Reference>)>> {
         let mut known: Vec<(Digest, Vec<Reference>)> = Vec::new();
         for entry in self.index()?.manifests() {
-            let names = name_of(entry).and_then(|n| n.parse().ok());
+            let names = name(entry);
             match known.iter_mut().find(|(digest, _)| digest == entry.digest()) {
                 Some((_, all)) => all.extend(names),
                 None => known.push((entry.digest().clone(), names.into_iter().collect())),

@@ -1,5 +1,7 @@
 //! The store without a mount and without archives.
 
+mod together;
+
 use std::io::Write;
 
 use oci_spec::image::Digest;

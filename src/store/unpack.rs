@@ -160,6 +160,21 @@ pub struct Unpacked {
     pub skipped: Vec<String>,
 }
 
+/// The diff-id of `blob` and its own digest, without unpacking it. Arguments and errors as of [`unpack`].
+///
+/// # Errors
+/// It can't be read or decompressed, or is too much.
+pub fn digests(
+    blob: impl Read + Send,
+    options: &Options,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<(Digest, Digest), Error> {
+    std::thread::scope(|scope| {
+        let sums = stream::start(scope, blob, &options.limits, progress).finish()?;
+        Ok((sums.diff_id, sums.blob))
+    })
+}
+
 /// Unpacks `blob` into the empty directory `into`, and tells both digests.
 ///
 /// `progress` is told, from another thread, of every few bytes of the blob that were read. Digests are for the caller to
