@@ -6,6 +6,7 @@ mod cases;
 mod ctx;
 mod docker_registry;
 mod manifest;
+mod on_disk;
 /// Counts requests, for bench and for cases alike.
 #[path = "../../bench/src/requests.rs"]
 mod requests;

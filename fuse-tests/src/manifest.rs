@@ -30,6 +30,8 @@ pub(crate) struct What {
 impl What {
     /// For a layer that must not change at all.
     pub(crate) const DISK: Self = Self { disk: true, dir_times: true, times: true };
+    /// For a layer that was unpacked twice: directories without an entry have their times from then.
+    pub(crate) const UNPACKED: Self = Self { disk: true, dir_times: false, times: true };
     /// For two views of the same tree: without what belongs to the storage of one of them.
     pub(crate) const VIEW: Self = Self { disk: false, dir_times: true, times: true };
     /// For two trees on which the same was done at different moments.

@@ -18,12 +18,12 @@ const ROOT: &[User] = &[User::Root];
 cases!("registry":
     login.onlay().by(BOTH), private.onlay().by(BOTH), helper_program.onlay().by(BOTH), only_what_is_new.onlay().by(BOTH),
     committed.onlay().by(BOTH), taken_over.onlay().by(ROOT), with_skopeo.onlay().by(BOTH), docker_manifest.onlay().by(ROOT), platforms.onlay().by(ROOT),
-    with_tls.onlay().by(BOTH), interrupted.onlay().by(BOTH), killed_often.onlay().by(BOTH), at_the_same_time.onlay().by(BOTH), full_disk.onlay().by(ROOT),
+    with_tls.onlay().by(BOTH), interrupted.onlay().by(BOTH), at_the_same_time.onlay().by(BOTH),
     not_there.onlay().by(ROOT), with_podman.onlay().by(ROOT).engine().slow(300),
 );
 
 /// Bytes that do not compress, for a layer.
-fn noise(n: usize) -> Vec<u8> {
+pub(super) fn noise(n: usize) -> Vec<u8> {
     let mut x = 0x2545_f491_u32;
     let mut next = || {
         x ^= x << 13;
@@ -59,14 +59,16 @@ fn refused(cx: &Ctx, args: &[&str]) -> Result<String> {
 }
 
 /// Runs another tool in the case's directory.
-fn tool(cx: &Ctx, line: &str) -> Result<String> {
+pub(super) fn tool(cx: &Ctx, line: &str) -> Result<String> {
     let words: Vec<_> = line.split_whitespace().collect();
     let mut cmd = Command::new(words[0]);
     cmd.args(&words[1..]).current_dir(&cx.dir.0).env("HOME", cx.dir.p("home"));
-    // podman insists on its being there.
-    if cx.dir.p("auth.json").exists() {
-        cmd.env("REGISTRY_AUTH_FILE", cx.dir.p("auth.json"));
+    // Never the machine's, which may be somebody else's; podman insists on its being there.
+    if !cx.dir.p("auth.json").exists() {
+        cx.dir.file("no-auth.json", "{}")?;
     }
+    let auth = ["auth.json", "no-auth.json"].map(|name| cx.dir.p(name)).into_iter().find(|path| path.exists());
+    cmd.envs(auth.map(|path| ("REGISTRY_AUTH_FILE", path)));
     match Out::of(&mut cmd) {
         Err(e) if e.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::NotFound) => {
             Err(skip(format!("there is no {}", words[0])))
@@ -77,8 +79,13 @@ fn tool(cx: &Ctx, line: &str) -> Result<String> {
 
 /// Images in an OCI layout `oci`: `base` of one layer (3 MB), `child` with one more (a small one).
 fn images(cx: &Ctx) -> Result<()> {
+    images_of(cx, 3_000_000)
+}
+
+/// The same, with so many bytes in the large layer.
+pub(super) fn images_of(cx: &Ctx, bytes: usize) -> Result<()> {
     cx.dir.dir("home")?;
-    cx.dir.file("noise", noise(3_000_000))?.file("small", "small")?;
+    cx.dir.file("noise", noise(bytes))?.file("small", "small")?;
     tool(cx, "umoci init --layout oci")?;
     tool(cx, "umoci new --image oci:base")?;
     tool(cx, "umoci insert --rootless --image oci:base noise /noise")?;
@@ -87,7 +94,7 @@ fn images(cx: &Ctx) -> Result<()> {
 }
 
 /// Sends one of them to a registry by skopeo.
-fn theirs(cx: &Ctx, registry: &Registry, image: &str, name: &str, more: &str) -> Result<()> {
+pub(super) fn theirs(cx: &Ctx, registry: &Registry, image: &str, name: &str, more: &str) -> Result<()> {
     let to = format!("docker://{}/{name}", registry.host);
     tool(cx, &format!("skopeo copy -q --dest-tls-verify=false {more} oci:oci:{image} {to}")).map(drop)
 }
@@ -356,29 +363,6 @@ fn with_tls(cx: &mut Ctx) -> Result<()> {
     Ok(())
 }
 
-/// Killed at any moment, nothing is broken: the next ones use what is there, and the last one ends well.
-fn killed_often(cx: &mut Ctx) -> Result<()> {
-    let registry = Registry::start(&cx.dir, "r", false)?;
-    images(cx)?;
-    theirs(cx, &registry, "child", "app:1", "")?;
-    let name = format!("{}/app:1", registry.host);
-    let mut ended = 0;
-    for n in 0..25_u64 {
-        let mut pull = onlay(cx, &["pull", &name]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        std::thread::sleep(std::time::Duration::from_millis(n * n));
-        pull.kill()?;
-        ended += u32::from(pull.wait()?.success());
-        let images = done(cx, &["images", "--format", "json"])?;
-        holds!(ended > 0 || !images.contains("app") || fs::read_dir(cx.dir.p("store/layers"))?.count() == 2, "{images}");
-    }
-    done(cx, &["pull", &name])?;
-    done(cx, &["gc"])?;
-    same!(leftovers(cx)?, Vec::<String>::new());
-    done(cx, &["push", &name, &format!("{}/app:2", registry.host)])?;
-    same!(manifest(cx, &registry, "app:2")?, manifest(cx, &registry, "app:1")?);
-    Ok(())
-}
-
 /// Killed in the middle of a layer, it goes on from there.
 fn interrupted(cx: &mut Ctx) -> Result<()> {
     let registry = Registry::start(&cx.dir, "r", false)?;
@@ -420,25 +404,6 @@ fn at_the_same_time(cx: &mut Ctx) -> Result<()> {
     same!(asked.fetched(), (3, 4));
     same!(leftovers(cx)?, Vec::<String>::new());
     Ok(())
-}
-
-/// No room: one clear error, and nothing half-made.
-fn full_disk(cx: &mut Ctx) -> Result<()> {
-    let registry = Registry::start(&cx.dir, "r", false)?;
-    images(cx)?;
-    theirs(cx, &registry, "base", "app:1", "")?;
-    let store = cx.dir.dir("store")?.p("store");
-    nix::mount::mount(Some("none"), &store, Some("tmpfs"), nix::mount::MsFlags::empty(), Some("size=2m"))?;
-    let tried = (|| {
-        let said = refused(cx, &["pull", &format!("{}/app:1", registry.host)])?;
-        holds!(said.contains("blob sha256:") && said.contains("No space left on device"), "{said}");
-        same!(leftovers(cx)?, Vec::<String>::new());
-        let images = done(cx, &["images", "--format", "json"])?;
-        holds!(!images.contains("app"), "half an image is shown: {images}");
-        Ok(())
-    })();
-    nix::mount::umount2(&store, nix::mount::MntFlags::MNT_DETACH)?;
-    tried
 }
 
 /// What is not there, and nobody who answers.
