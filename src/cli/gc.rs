@@ -11,7 +11,11 @@ use super::store::{Format, StoreArgs, print_json, size};
 /// Remove what no image and no container needs, and what interrupted commands left
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-Waits for commands that are adding something. What a mount shows stays until it is unmounted.")]
+Waits for commands that are adding something; what begins meanwhile is kept waiting for 10 seconds at
+the most. What a mount shows stays until it is unmounted.
+
+Example:
+  onlay gc --untagged")]
 pub(super) struct Args {
     /// Images without a name, too, unless a container is made of them
     #[arg(long)]
