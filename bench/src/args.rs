@@ -19,6 +19,8 @@ Examples:
     cargo run --release -p bench -- --quick
   One kind of workload, an ordinary user's mounts, on tmpfs:
     cargo run --release -p bench -- --rootless --workload untar --dir /dev/shm
+  Image builds with buildah, whose storage driver each of them is in turn (packages buildah and mmdebstrap):
+    sudo target/release/bench --build --rounds 1
   Two builds of onlay:
     cargo run --release -p bench -- --against onlay=/tmp/old/onlay,overlayfs
 
@@ -33,7 +35,7 @@ pub(crate) struct Args {
     /// Only workloads whose name contains this; may be repeated
     #[arg(long, value_name = "SUBSTRING")]
     pub(crate) workload: Vec<String>,
-    /// How often each is measured; default: 5, with --quick 2
+    /// How often each is measured; default: 5, with --quick 2; of --build and one more before: 2 and 1
     #[arg(long, value_name = "N")]
     pub(crate) rounds: Option<usize>,
     /// Layers of your own for the walks, the top one first

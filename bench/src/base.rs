@@ -1,19 +1,16 @@
 //! A Debian to work with.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, anyhow};
 
-use crate::tools::run;
+use crate::debian;
 
-/// The root file system that was given as a tar, or a fresh one in `site`.
+/// The root file system that was given as a tar, or one that is kept for the tests, or a fresh one in `site`.
 pub(crate) fn base(site: &Path, given: Option<&Path>) -> Result<PathBuf> {
-    if let Some(path) = given {
-        return Ok(path.to_owned());
+    match given {
+        Some(path) => path.canonicalize().with_context(|| path.display().to_string()),
+        None => debian::base(rustix::process::geteuid().as_raw(), site)
+            .map_err(|why| anyhow!("{why}; a tar of your own can be given with --base")),
     }
-    eprintln!("making a base image with mmdebstrap");
-    let path = site.join("base.tar");
-    run(Command::new("mmdebstrap").args(["--variant=minbase", "--quiet", "bookworm"]).arg(&path))?;
-    Ok(path)
 }

@@ -4,6 +4,7 @@ mod args;
 mod base;
 mod build;
 mod competitor;
+mod debian;
 mod elsewhere;
 mod enter;
 mod fixture;
@@ -72,17 +73,7 @@ fn bench(args: &Args) -> Result<ExitCode> {
     }
     ensure!(!competitors.is_empty(), "nobody to measure");
     if args.build {
-        let site = tempfile::Builder::new().prefix("onlay-bench-").tempdir_in(&args.dir)?;
-        let counter = Counter::new(site.path());
-        let files = args.synthetic.unwrap_or(if args.quick { 2_000 } else { 50_000 });
-        let (competitors, base) = (&*competitors, args.base.as_deref());
-        let build =
-            build::Build { competitors, rounds, files, base, site: site.path(), counter: counter.as_ref().ok() };
-        let table = build.run(&watch);
-        // It has a mount in there.
-        drop(counter);
-        run::remove(site.path());
-        return say(&table?);
+        return build(args, &competitors, &watch);
     }
     if args.unpack {
         let site = tempfile::Builder::new().prefix("onlay-bench-").tempdir_in(&args.dir)?;
@@ -159,6 +150,32 @@ fn bench(args: &Args) -> Result<ExitCode> {
 fn skipped(workload: &Workload, why: &str, missing: &mut Vec<Missing>) {
     eprintln!("skipped: {}: {why}", workload.name);
     missing.push(Missing { name: workload.name.clone(), hint: why.to_owned() });
+}
+
+/// `--build`.
+fn build(args: &Args, competitors: &[competitor::Competitor], watch: &Watch) -> Result<ExitCode> {
+    let site = tempfile::Builder::new().prefix("onlay-bench-").tempdir_in(&args.dir)?;
+    let counter = Counter::new(site.path());
+    if let Err(e) = &counter {
+        eprintln!("FUSE requests are not counted: {e:#}");
+    }
+    let files = args.synthetic.unwrap_or(if args.quick { 2_000 } else { 50_000 });
+    let (rounds, base) = (args.rounds.unwrap_or(if args.quick { 1 } else { 2 }), args.base.as_deref());
+    let build = build::Build { competitors, rounds, files, base, site: site.path(), counter: counter.as_ref().ok() };
+    let rows = build.run(watch);
+    // It has a mount in there.
+    drop(counter);
+    build::clean(site.path());
+    run::remove(site.path());
+    if watch.interrupted() {
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    let rows = rows?;
+    say(&build::tables(&rows, files))?;
+    if let Some(path) = &args.json {
+        write(path, &serde_json::to_string_pretty(&rows)?)?;
+    }
+    Ok(if build::all_done(&rows) { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }
 
 /// Takes out what can't be run here, and says so.

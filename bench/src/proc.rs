@@ -24,6 +24,40 @@ impl Usage {
     }
 }
 
+/// A child of ours, ended or not.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Kid {
+    pub(crate) pid: u32,
+    /// The first 15 bytes of its program's name.
+    pub(crate) name: String,
+    /// It waits to be reaped.
+    pub(crate) ended: bool,
+    /// Seconds of CPU, user and system.
+    pub(crate) cpu: f64,
+}
+
+/// All children of this process, also those whose parent ended and that came to us.
+pub(crate) fn kids() -> std::io::Result<Vec<Kid>> {
+    let mut kids = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|n| n.parse().ok()) else { continue };
+        // One that has gone meanwhile is none of ours: those stay until we reap them.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        kids.extend(kid(pid, &stat, std::process::id()));
+    }
+    Ok(kids)
+}
+
+/// If its parent is this one.
+fn kid(pid: u32, stat: &str, parent: u32) -> Option<Kid> {
+    let (head, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    let ended = fields.next()? == "Z";
+    let is_ours = fields.next()?.parse() == Ok(parent);
+    let name = head.split_once('(')?.1.to_owned();
+    is_ours.then_some(Kid { pid, name, ended, cpu: cpu(stat)? })
+}
+
 fn cpu(stat: &str) -> Option<f64> {
     // The name in brackets may hold anything; 11 fields lie between it and utime.
     let (_, rest) = stat.rsplit_once(") ")?;
@@ -48,6 +82,14 @@ mod tests {
         assert_eq!(cpu(stat), Some(expected));
         assert_eq!(peak_rss("VmPeak:\t  9 kB\nVmHWM:\t    4321 kB\nVmRSS:\t 1 kB\n"), Some(4321));
         assert_eq!(peak_rss("VmRSS:\t 1 kB\n"), None);
+    }
+
+    #[test]
+    fn children_are_told_by_their_parent() {
+        let stat = "12 (a) b (c) Z 7 12 12 0 -1 4194560 500 0 0 0 150 50 0 0 20 0 3 0 100 1000 10 18446744073709551615";
+        let found = kid(12, stat, 7).map(|k| (k.name, k.ended, k.cpu > 0.0));
+        assert_eq!(found, Some(("a) b (c".to_owned(), true, true)));
+        assert_eq!(kid(12, stat, 8), None);
     }
 
     #[test]

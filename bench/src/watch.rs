@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 /// No step may take longer.
 const LIMIT: Duration = Duration::from_secs(600);
@@ -42,7 +42,7 @@ impl Watch {
         Ok(watch)
     }
 
-    /// From here on this child is ended when time is up or we are to stop. It must be disarmed before it is reaped.
+    /// From here on this child, the head of its process group, is ended with its group when time is up or we are to stop. It must be disarmed before it is reaped.
     pub(crate) fn arm(&self, pid: u32) {
         self.0.late.store(false, Ordering::SeqCst);
         *self.lock() = Some((pid, Instant::now() + LIMIT));
@@ -86,7 +86,7 @@ impl State {
         }
         self.late.store(late, Ordering::SeqCst);
         if let Some(pid) = Pid::from_raw(pid.cast_signed())
-            && let Err(e) = kill_process(pid, Signal::KILL)
+            && let Err(e) = kill_process_group(pid, Signal::KILL)
         {
             eprintln!("kill {pid:?}: {e}");
         }

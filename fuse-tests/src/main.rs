@@ -4,6 +4,9 @@
 mod case;
 mod cases;
 mod ctx;
+/// A base system, for bench and for cases alike.
+#[path = "../../bench/src/debian.rs"]
+mod debian;
 mod docker_registry;
 mod manifest;
 mod on_disk;

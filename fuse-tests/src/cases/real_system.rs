@@ -10,12 +10,11 @@ use anyhow::{Context as _, Result};
 
 use crate::case::{User, skip};
 use crate::ctx::{Ctx, Out};
+use crate::debian;
 use crate::tree::{cases, holds, same};
 
 cases!("real_system": debian.onlay().by(&[User::Root, User::Ordinary]).slow(1500));
 
-/// Where a base system is kept, if somebody made the place: run-all does.
-const CACHE: &str = "/var/cache/onlay-tests";
 /// No more than this may be new: the packages and what they unpack.
 const BOUND: u64 = 1_500_000_000;
 pub(super) const AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -94,57 +93,9 @@ fn manifest(cx: &Ctx, tree: &Path) -> Result<BTreeMap<String, String>> {
     Ok(pairs.map(|(p, l)| (p.to_owned(), l.to_owned())).collect())
 }
 
-/// The machine's own release.
-fn suite() -> Result<String> {
-    let release = fs::read_to_string("/etc/os-release")?;
-    let debian = release.lines().any(|l| l == "ID=debian");
-    let name = release.lines().find_map(|l| l.strip_prefix("VERSION_CODENAME="));
-    name.filter(|_| debian).map(str::to_owned).ok_or_else(|| skip("the machine is no Debian with a name: no mirrors to take"))
-}
-
-/// Files of `/etc/apt/NAME.d` and `/etc/apt/NAME` itself that hold something.
-fn apt_files(name: &str, keep: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
-    let mut files = vec![PathBuf::from(format!("/etc/apt/{name}"))];
-    if let Ok(entries) = fs::read_dir(format!("/etc/apt/{name}.d")) {
-        for entry in entries {
-            files.push(entry?.path());
-        }
-    }
-    files.sort();
-    files.retain(|f| fs::read_to_string(f).is_ok_and(|text| keep(&text)));
-    Ok(files)
-}
-
-/// A bare system as a tar file, made with the machine's own mirrors, proxies and keys.
+/// A bare system as a tar file.
 pub(super) fn base(cx: &Ctx) -> Result<PathBuf> {
-    let suite = suite()?;
-    let cache = Path::new(CACHE);
-    let place = if cache.is_dir() { cache.to_path_buf() } else { cx.dir.0.clone() };
-    let tar = place.join(format!("{suite}-{}.tar", nix::unistd::getuid()));
-    if tar.exists() {
-        return Ok(tar);
-    }
-    let sources = apt_files("sources.list", |text| !text.trim().is_empty())?;
-    let sources = sources.into_iter().filter(|f| f.extension().is_some_and(|e| e == "list" || e == "sources"));
-    let mode = if cx.user == User::Root { "--mode=root" } else { "--mode=unshare" };
-    let mut cmd = Command::new("mmdebstrap");
-    cmd.args([mode, "--variant=minbase"]).env("TMPDIR", "/var/tmp");
-    for file in apt_files("apt.conf", |text| text.contains("Acquire::"))? {
-        let mut option = std::ffi::OsString::from("--aptopt=");
-        option.push(file);
-        cmd.arg(option);
-    }
-    let fresh = tar.with_extension(format!("{}.tar", std::process::id()));
-    cmd.arg(&suite).arg(&fresh).args(sources);
-    let out = match Out::of(&mut cmd) {
-        Ok(out) => out,
-        Err(_) => return Err(skip("there is no mmdebstrap")),
-    };
-    if out.code != 0 {
-        return Err(skip(format!("mmdebstrap can't make a base system: {}", tail(&out.stderr, 5))));
-    }
-    fs::rename(&fresh, &tar)?;
-    Ok(tar)
+    debian::base(nix::unistd::getuid().as_raw(), &cx.dir.0).map_err(skip)
 }
 
 /// The base system as a directory, with the right owners.
