@@ -15,6 +15,7 @@ cases!("dialect":
     aufs_whiteouts.onlay(), aufs_opaque.onlay(), wh_names_in_upper_are_ordinary.onlay(), fuse_overlayfs_opaque.onlay(),
     override_stat.onlay(), kernel_reads_ours.onlay().by(&[User::Root]), we_read_kernels.onlay().by(&[User::Root]),
     kernel_reads_ours_rootless.onlay().by(&[User::Userns]), we_read_kernels_rootless.onlay().by(&[User::Userns]),
+    kernel_refuses_rootless.onlay().by(&[User::Userns]),
 );
 
 fn aufs_whiteouts(cx: &mut Ctx) -> Result<()> {
@@ -139,4 +140,36 @@ fn kernel_reads_ours_rootless(cx: &mut Ctx) -> Result<()> {
 
 fn we_read_kernels_rootless(cx: &mut Ctx) -> Result<()> {
     interchange(cx, change_names, "userxattr", false)
+}
+
+/// In a user namespace the kernel follows neither redirects nor metacopies (`ovl_fs_params_verify` in
+/// fs/overlayfs/params.c turns both off with userxattr): it says so for what has one, and shows all the rest.
+fn kernel_refuses_rootless(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("d/f", "x")?.file("meta", "data")?.file("rest", "r")?;
+    let m = cx.mount()?;
+    m.mv("d", "moved")?.mode("meta", 0o600)?.append("rest", "+")?;
+    let seen = (m.read("moved/f")?, m.read("meta")?, m.read("rest")?);
+    same!(seen, ("x".to_owned(), "data".to_owned(), "r+".to_owned()));
+    cx.umount()?;
+    cx.wait_for_daemons()?;
+    cx.dir.dir("kernel")?;
+    let kernel = Tree(cx.dir.p("kernel"));
+    cx.mount_kernel(&kernel.0, "userxattr")?;
+    let looked = (|| {
+        fails!(fs::metadata(kernel.p("moved")), EPERM);
+        fails!(fs::metadata(kernel.p("meta")), EPERM);
+        fails!(fs::metadata(kernel.p("d")), ENOENT);
+        same!(kernel.read("rest")?, "r+");
+        // What it can't look up it does not list either.
+        let listed = kernel.ls("")?;
+        holds!(listed == "rest" || listed == "meta moved rest", "{listed}");
+        Ok(())
+    })();
+    umount2(&kernel.0, MntFlags::empty()).context("umount of the kernel's")?;
+    looked?;
+    // Nor can it be asked to.
+    for more in ["userxattr,redirect_dir=on", "userxattr,metacopy=on"] {
+        holds!(cx.mount_kernel(&kernel.0, more).is_err(), "mounted with {more}");
+    }
+    Ok(())
 }

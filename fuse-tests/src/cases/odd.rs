@@ -22,6 +22,7 @@ cases!("odd":
     five_hundred_layers.onlay().by(&[User::Root, User::Ordinary]), renamed_in_every_layer.onlay().by(ROOT),
     beyond_path_max.union().kernel_deviates_rootless("EXDEV for a directory of a lower"), inotify_sees_writer.kernel_deviates("a watch from before the copy-up stays on the lower file"),
     direct_io, appends_of_two_processes, git_clean, tar_while_it_changes,
+    find_and_rm_while_it_changes,
 );
 
 const ROOT: &[User] = &[User::Root];
@@ -382,14 +383,10 @@ fn git_clean(cx: &mut Ctx) -> Result<()> {
     Ok(())
 }
 
-fn tar_while_it_changes(cx: &mut Ctx) -> Result<()> {
-    let low = cx.lower()?;
-    for i in 0..2000 {
-        low.file(&format!("d/stays{i:04}"), i.to_string())?;
-    }
-    let m = cx.mount()?;
+/// Makes, renames and removes names in `d` until `f` is done.
+fn while_it_changes<T>(m: &Tree, f: impl FnOnce() -> Result<T>) -> Result<T> {
     let stop = std::sync::atomic::AtomicBool::new(false);
-    let names = std::thread::scope(|scope| -> Result<Vec<String>> {
+    std::thread::scope(|scope| {
         let changer = scope.spawn(|| -> Result<()> {
             let mut i = 0;
             while !stop.load(std::sync::atomic::Ordering::Relaxed) {
@@ -399,20 +396,57 @@ fn tar_while_it_changes(cx: &mut Ctx) -> Result<()> {
             }
             Ok(())
         });
-        let mut all = Vec::new();
-        for _ in 0..5 {
-            // Files that go meanwhile are told about; that is no failure of theirs or ours.
-            let script = "tar --ignore-failed-read -cf - d 2>/dev/null | tar -tf - | sort";
-            all = sh(&m, script)?.lines().filter(|l| l.contains("stays")).map(str::to_owned).collect();
-            if all.len() != 2000 {
-                break;
-            }
-        }
+        let done = f();
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         changer.join().map_err(|_| anyhow::anyhow!("the changer panicked"))??;
-        Ok(all)
-    })?;
-    same!(names.len(), 2000);
+        done
+    })
+}
+
+fn tar_while_it_changes(cx: &mut Ctx) -> Result<()> {
+    let low = cx.lower()?;
+    for i in 0..2000 {
+        low.file(&format!("d/stays{i:04}"), i.to_string())?;
+    }
+    let m = cx.mount()?;
+    while_it_changes(&m, || {
+        for _ in 0..5 {
+            // Files that go meanwhile are told about; that is no failure of theirs or ours.
+            let listed = sh(&m, "tar --ignore-failed-read -cf - d 2>/dev/null | tar -tf - | sort")?;
+            each_once(&listed, 2000)?;
+        }
+        Ok(())
+    })
+}
+
+/// Every file that stays is in a sorted listing once.
+fn each_once(listed: &str, files: usize) -> Result<()> {
+    let names: Vec<&str> = listed.lines().filter(|l| l.contains("stays")).collect();
+    same!(names.len(), files);
     holds!(names.windows(2).all(|w| w[0] != w[1]), "told twice");
+    Ok(())
+}
+
+fn find_and_rm_while_it_changes(cx: &mut Ctx) -> Result<()> {
+    let (top, bottom) = (cx.lower()?, cx.lower()?);
+    for i in 0..500 {
+        let low = if i % 2 == 0 { &top } else { &bottom };
+        low.file(&format!("d/stays{i:04}"), "")?.file(&format!("d/deep/{}/stays{i}", i % 7), "")?;
+    }
+    let m = cx.mount()?;
+    while_it_changes(&m, || {
+        for i in 0..3 {
+            each_once(&sh(&m, "find d -ignore_readdir_race -name 'stays*' | sort")?, 1000)?;
+            // Some that were there are copied up meanwhile.
+            m.append(&format!("d/stays{i:04}"), "+")?;
+        }
+        // What is removed here is not what comes and goes there.
+        sh(&m, "rm -rf d/deep; find d -ignore_readdir_race -name 'stays*' -delete")?;
+        same!(sh(&m, "find d -ignore_readdir_race -name 'stays*'")?, "");
+        Ok(())
+    })?;
+    same!(m.ls("d")?, "");
+    sh(&m, "rm -rf d")?;
+    same!((m.ls("")?, cx.remount()?.ls("")?), (String::new(), String::new()));
     Ok(())
 }

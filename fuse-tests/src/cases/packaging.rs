@@ -9,7 +9,8 @@ use crate::case::{User, skip};
 use crate::ctx::{Ctx, Out};
 use crate::tree::{cases, holds, same};
 
-cases!("packaging": crate_has_what_it_needs.onlay().by(&[User::Root]), deb.onlay().by(&[User::Root]).slow(300));
+cases!("packaging": crate_has_what_it_needs.onlay().by(&[User::Root]), deb.onlay().by(&[User::Root]).slow(300),
+    cargo_install.onlay().by(&[User::Root]).slow(1200));
 
 fn project() -> Result<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("no parent")?;
@@ -33,6 +34,28 @@ fn crate_has_what_it_needs(_: &mut Ctx) -> Result<()> {
         holds!(files.contains(&needed), "{needed} is not in the crate");
     }
     holds!(!files.iter().any(|f| f.starts_with("fuse-tests") || f.starts_with("bench")), "{files:?}");
+    Ok(())
+}
+
+/// As the README says it, into a directory of the test's, by what was built for the project already as far as it goes.
+fn cargo_install(cx: &mut Ctx) -> Result<()> {
+    if std::env::var_os("ONLAY_CARGO_INSTALL").is_none() {
+        return Err(skip("on request: ONLAY_CARGO_INSTALL=1 (it builds the crate alone, which takes minutes)"));
+    }
+    let root = cx.dir.p("root");
+    let mut cmd = cargo()?;
+    cmd.args(["install", "--path", ".", "--locked", "--root"]).arg(&root).env("CARGO_TARGET_DIR", project()?.join("target"));
+    Out::of(&mut cmd)?.ok().context("cargo install")?;
+    let bin = root.join("bin/onlay");
+    let said = Out::of(Command::new(&bin).arg("--version"))?.ok()?.stdout;
+    holds!(said.starts_with("onlay "), "{said}");
+    // Nothing else comes with it, and it works.
+    same!(std::fs::read_dir(root.join("bin"))?.count(), 1);
+    cx.lower()?.file("f", "x")?;
+    Out::of(Command::new(&bin).args(cx.mount_args()))?.ok()?;
+    let seen = cx.m.read("f");
+    Out::of(Command::new(&bin).arg("umount").arg(&cx.m.0))?.ok()?;
+    same!(seen?, "x");
     Ok(())
 }
 
