@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use smallvec::SmallVec;
 
 use super::node::{Below, Key, Link, Node, State, Upper, UpperAt};
-use super::stack::{Lower, Marks};
+use super::stack::{Lower, Marks, NEWER};
 use super::{Attr, Overlay};
 use crate::sys;
 use crate::vocab::{Errno, Kind, Result, Stat};
@@ -204,6 +204,9 @@ impl Overlay {
                 Ok(Some(Found { upper: None, named: false, index: None, lower: Some(lower), since }))
             }
             InUpper::Object(stat, marks) => {
+                if marks.newer && stat.kind == Kind::File {
+                    return Err(self.bad_upper(parent, name, NEWER));
+                }
                 let lower = match (stat.kind, &marks.redirect) {
                     (Kind::Dir, _) if marks.opaque => None,
                     (Kind::File, _) if !marks.metacopy => None,

@@ -15,6 +15,9 @@ use crate::vocab::{Errno, Kind, Result, Stat};
 /// Redirects followed for one lookup. Each leads to a lower layer, so they end; but they may multiply on the way.
 const MAX_REDIRECTS: u32 = 10_000;
 
+/// Said of a metacopy that we can't read.
+pub(super) const NEWER: &str = "its metacopy mark is of a format that this version does not know";
+
 /// How many redirects a lookup may still follow.
 struct Fuel(Cell<u32>);
 
@@ -90,6 +93,8 @@ pub(super) struct Marks {
     /// A directory with such files in it.
     pub(super) devices: bool,
     pub(super) metacopy: bool,
+    /// It is a metacopy of a format that we do not know.
+    pub(super) newer: bool,
     pub(super) redirect: Option<Vec<u8>>,
     pub(super) ino: Option<u64>,
     pub(super) nlink: Option<i64>,
@@ -131,12 +136,15 @@ pub(super) fn read_marks(dir: &Handle, name: &[u8], prefix: Prefix) -> Result<Ma
                 _ => {}
             },
             dialect::REDIRECT => marks.redirect = Some(v),
-            dialect::METACOPY => marks.metacopy = true,
+            dialect::METACOPY => {
+                marks.metacopy = true;
+                marks.newer = !dialect::is_known_metacopy(&v);
+            }
             dialect::IMPURE => marks.impure = v == b"y",
             dialect::WHITEOUT => marks.whiteout = true,
             dialect::DEVICE => marks.device = v == b"0:0",
             dialect::DEVICES => marks.devices = v == b"y",
-            dialect::INO => marks.ino = v.try_into().ok().map(u64::from_le_bytes),
+            dialect::INO => marks.ino = dialect::parse_identity(&v).map(|(ino, _)| ino),
             dialect::ORIGIN => marks.origin = Some(v),
             dialect::NLINK => marks.nlink = parse_nlink(&v),
             _ => {}
@@ -289,6 +297,9 @@ impl Overlay {
             return Ok(Some(Lower::Other { pos, data: None, stat }));
         }
         let mut data = None;
+        if marks.newer {
+            return Err(bad(dir, name, NEWER));
+        }
         if marks.metacopy {
             let below = match &marks.redirect {
                 Some(path) => self.redirected(dirs, name, path, fuel)?,

@@ -4,6 +4,8 @@
 //! in a directory whose `opaque` is `x`, an empty file with the attribute `whiteout`. AUFS's is a file `.wh.NAME`, and
 //! `.wh..wh..opq` for an opaque directory.
 
+use super::Timestamp;
+
 /// Where the union's own attributes live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prefix {
@@ -27,7 +29,8 @@ pub const IMPURE: &str = "impure";
 pub const WHITEOUT: &str = "whiteout";
 /// Link count in the union of an object in the inode index, relative to the upper's own: `U+1`, `U-1`.
 pub const NLINK: &str = "nlink";
-/// Ours: the inode number the object had before it was copied up, 8 bytes little-endian.
+/// Ours: what the object was before it was copied up: its inode number, and when it was born, if that was known
+/// ([`identity`]).
 pub const INO: &str = "onlay.ino";
 /// Ours: the empty file stands for a character device 0:0, which on disk would be a whiteout; the value is `0:0`.
 pub const DEVICE: &str = "onlay.device";
@@ -53,6 +56,40 @@ pub const AUFS_MARK: &[u8] = b".wh..wh.aufs";
 
 /// Put after the prefix once more for each level of nesting.
 const ESCAPE: &[u8] = b"overlay.";
+
+/// Whether a value of [`METACOPY`] is one of Linux 6.18 or before: nothing, or the version (0), its own length, flags, and
+/// what algorithm the digest of the data that follows is by (`struct ovl_metacopy`).
+pub fn is_known_metacopy(value: &[u8]) -> bool {
+    match value {
+        [] => true,
+        [version, len, _, _, ..] => *version == 0 && usize::from(*len) == value.len(),
+        _ => false,
+    }
+}
+
+/// The value of [`INO`]: the number, then seconds and nanoseconds, 8, 8 and 4 bytes little-endian.
+pub fn identity(ino: u64, born: Option<Timestamp>) -> Vec<u8> {
+    let mut value = ino.to_le_bytes().to_vec();
+    if let Some(born) = born {
+        value.extend_from_slice(&born.sec.to_le_bytes());
+        value.extend_from_slice(&born.nsec.to_le_bytes());
+    }
+    value
+}
+
+/// What a value of [`INO`] says; `None` for one that says nothing.
+pub fn parse_identity(value: &[u8]) -> Option<(u64, Option<Timestamp>)> {
+    let (ino, rest) = value.split_first_chunk()?;
+    let born = match (rest.first_chunk(), rest.last_chunk(), rest.len()) {
+        (Some(sec), Some(nsec), 12) => {
+            let born = Timestamp { sec: i64::from_le_bytes(*sec), nsec: u32::from_le_bytes(*nsec) };
+            Some(born).filter(|t| t.nsec < 1_000_000_000)
+        }
+        (_, _, 0) => None,
+        _ => return None,
+    };
+    Some((u64::from_le_bytes(*ino), born))
+}
 
 impl Prefix {
     /// The bytes that every private attribute begins with.
@@ -114,6 +151,30 @@ pub fn aufs(name: &[u8]) -> Aufs<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_identity_survives_both_ways() {
+        for born in [None, Some(Timestamp { sec: -5, nsec: 999_999_999 }), Some(Timestamp { sec: 1 << 40, nsec: 0 })] {
+            assert_eq!(parse_identity(&identity(u64::MAX - 7, born)), Some((u64::MAX - 7, born)));
+        }
+        // Whole or nothing; a time that can't be is none.
+        let whole = identity(3, Some(Timestamp { sec: 1, nsec: 2 }));
+        for n in (0..8).chain(9..whole.len()) {
+            assert_eq!(parse_identity(&whole[..n]), None, "{n} bytes");
+        }
+        let impossible = identity(3, Some(Timestamp { sec: 1, nsec: 1_000_000_000 }));
+        assert_eq!(parse_identity(&impossible), Some((3, None)));
+    }
+
+    #[test]
+    fn a_metacopy_of_another_format() {
+        for known in [&b""[..], &[0, 4, 0, 0], &[0, 6, 0, 1, 9, 9]] {
+            assert!(is_known_metacopy(known), "{known:?}");
+        }
+        for other in [&b"y"[..], &[0, 4, 0], &[1, 4, 0, 0], &[0, 5, 0, 0], b"garbage"] {
+            assert!(!is_known_metacopy(other), "{other:?}");
+        }
+    }
 
     #[test]
     fn every_spelling() {

@@ -18,7 +18,7 @@ cases!("bad_input":
     no_newuidmap.onlay().by(&[User::Ordinary]),
     no_such_command.onlay().by(&[User::Root, User::Ordinary, User::Norange]),
     run_without_root_directory.onlay().by(&[User::Root, User::Ordinary]), diff_of_nothing.onlay(),
-    unknown_verb.onlay(), same_layer_twice.onlay(), lower_that_vanishes.onlay(),
+    unknown_verb.onlay(), same_layer_twice.onlay(), lower_that_vanishes.onlay(), upper_of_a_newer_format.onlay(),
 );
 
 /// One line `onlay: ..` that names `what`, one line `hint: ..`, no success, no output.
@@ -315,5 +315,20 @@ fn unknown_verb(cx: &mut Ctx) -> Result<()> {
         holds!(out.code != 0 && !out.stderr.is_empty(), "{args:?}: {out:?}");
         holds!(!out.stderr.contains("panicked"), "{}", out.stderr);
     }
+    Ok(())
+}
+
+/// A mount that left word of a feature that we do not know; so it is with the kernel's union.
+fn upper_of_a_newer_format(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "x")?;
+    cx.work.dir("work/incompat/time-travel")?;
+    cx.upper.file("kept", "k")?;
+    let out = cx.onlay(&cx.mount_args())?;
+    is_clear(&out, "time-travel")?;
+    holds!(mounts_below(&cx.dir.0)?.is_empty());
+    // Nothing was touched.
+    holds!(cx.work.has("work/incompat/time-travel")? && cx.upper.read("kept")? == "k");
+    std::fs::remove_dir_all(cx.work.p("work/incompat"))?;
+    same!(cx.mount()?.ls("")?, "f kept");
     Ok(())
 }

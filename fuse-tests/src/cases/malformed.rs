@@ -179,18 +179,24 @@ fn metacopy_without_data(cx: &mut Ctx) -> Result<()> {
     for (tree, name) in [(&cx.upper, "upper"), (&top, "top"), (&bottom, "bottom")] {
         tree.file(name, "")?.setx(name, &attr, "")?.rw(name)?.set_len(100_000)?;
     }
-    top.file("garbage", "")?.setx("garbage", &attr, "garbage")?.rw("garbage")?.set_len(4)?;
-    bottom.file("garbage", "data")?;
+    // Of a later version than the kernel's 0; of a length of its own; with a digest, as fs-verity's.
+    let digest = [&[0, 36, 0, 1][..], &[7; 32]].concat();
+    for (name, value) in [("newer", &[1, 4, 0, 0][..]), ("garbage", b"garbage"), ("verity", &digest)] {
+        for (tree, name) in [(&top, name.to_owned()), (&cx.upper, format!("{name}-up"))] {
+            tree.file(&name, "")?.setx(&name, &attr, value)?.rw(&name)?.set_len(4)?;
+            bottom.file(&name, "data")?;
+        }
+    }
     let log = served(cx, |m| {
-        for n in ["upper", "top", "bottom"] {
+        for n in ["upper", "top", "bottom", "newer", "garbage", "newer-up", "garbage-up"] {
             fails!(std::fs::read(m.p(n)), EIO);
             fails!(std::fs::OpenOptions::new().append(true).open(m.p(n)), EIO);
         }
-        same!(m.ls("")?, "bottom garbage top upper");
-        same!(m.read("garbage")?, "data");
+        same!(m.ls("")?, "bottom garbage garbage-up newer newer-up top upper verity verity-up");
+        same!((m.read("verity")?, m.read("verity-up")?), ("data".to_owned(), "data".to_owned()));
         Ok(())
     })?;
-    names(&log, &["/upper:", "/top:", "/bottom:"])
+    names(&log, &["/upper:", "/top:", "/bottom:", "/newer:", "/garbage:", "/newer-up:", "/garbage-up:"])
 }
 
 fn stored_stat(cx: &mut Ctx) -> Result<()> {
