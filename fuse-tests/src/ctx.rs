@@ -92,9 +92,10 @@ impl Ctx {
         Self { options, ..self }
     }
 
-    /// Whether onlay is mounted with options that are not the case's own.
-    pub(crate) fn has_options(&self) -> bool {
-        self.options.is_some()
+    /// Whether the crate fuser carries the requests, which does not know all of them.
+    pub(crate) fn carried_by_fuser(&self) -> bool {
+        let by = |o: &String| o.split(',').any(|o| o == "transport=fuser" || o == "passthrough");
+        self.fs == Fs::Onlay && self.options.as_ref().is_some_and(by)
     }
 
     /// Whether the case may change owners.

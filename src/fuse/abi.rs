@@ -53,6 +53,8 @@ pub(super) mod op {
     pub(in crate::fuse) const RENAME2: u32 = 45;
     pub(in crate::fuse) const LSEEK: u32 = 46;
     pub(in crate::fuse) const COPY_FILE_RANGE: u32 = 47;
+    pub(in crate::fuse) const TMPFILE: u32 = 51;
+    pub(in crate::fuse) const STATX: u32 = 52;
 
     /// Size of the struct that a request begins with, behind its header; `None` for what we do not know.
     pub(in crate::fuse) fn arg_size(opcode: u32) -> Option<usize> {
@@ -60,8 +62,8 @@ pub(super) mod op {
             LOOKUP | UNLINK | RMDIR | SYMLINK | REMOVEXATTR | READLINK | STATFS | DESTROY => 0,
             FORGET | INTERRUPT | OPEN | OPENDIR | MKDIR | RENAME | LINK | SETXATTR | GETXATTR | LISTXATTR
             | BATCH_FORGET => 8,
-            GETATTR | MKNOD | FSYNC | FSYNCDIR | RENAME2 => 16,
-            RELEASE | RELEASEDIR | LSEEK => 24,
+            GETATTR | MKNOD | FSYNC | FSYNCDIR | RENAME2 | TMPFILE => 16,
+            RELEASE | RELEASEDIR | LSEEK | STATX => 24,
             FALLOCATE | IOCTL => 32,
             READ | READDIR | READDIRPLUS | WRITE => 40,
             COPY_FILE_RANGE => 56,
@@ -250,6 +252,36 @@ impl<'a> Out<'a> {
         self.u32(ttl.subsec_nanos())?;
         self.u32(0)?;
         self.attr(attr)
+    }
+
+    /// `struct fuse_statx_out`.
+    pub(super) fn statx_out(&mut self, attr: &Attr, born: Option<Timestamp>, ttl: Duration) -> Result<()> {
+        self.u64(ttl.as_secs())?;
+        self.u32(ttl.subsec_nanos())?;
+        self.zeros(4 + 16)?;
+        // struct fuse_statx.
+        let st = &attr.stat;
+        let mask = libc::STATX_BASIC_STATS | if born.is_some() { libc::STATX_BTIME } else { 0 };
+        self.u32(mask)?;
+        self.u32(st.blksize)?;
+        self.u64(0)?;
+        for n in [st.nlink, st.uid, st.gid] {
+            self.u32(n)?;
+        }
+        self.u16((st.kind.mode_bits() | st.mode & 0o7777) as u16)?;
+        self.u16(0)?;
+        for n in [attr.ino, st.size, st.blocks, 0] {
+            self.u64(n)?;
+        }
+        for t in [st.atime, born.unwrap_or_default(), st.ctime, st.mtime] {
+            self.u64(t.sec as u64)?;
+            self.u32(t.nsec)?;
+            self.u32(0)?;
+        }
+        for n in [libc::major(st.rdev), libc::minor(st.rdev), 0, 0] {
+            self.u32(n)?;
+        }
+        self.zeros(14 * 8)
     }
 
     /// `struct fuse_entry_out`.

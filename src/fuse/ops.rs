@@ -299,6 +299,19 @@ impl Ops {
         self.overlay.getattr(ino).map(|a| self.told(a))
     }
 
+    /// The same, and when it was born; `ENOSYS` where that is not to be told, and the kernel never asks again.
+    pub(super) fn statx(&self, ino: u64) -> Result<(Attr, Option<Timestamp>)> {
+        if !self.tells_birth() {
+            return Err(Errno::NOSYS);
+        }
+        Ok((self.getattr(ino)?, self.overlay.birth(ino)?))
+    }
+
+    /// Whether times of birth are told where the transport can.
+    pub(super) fn tells_birth(&self) -> bool {
+        self.wishes.btime.or(true)
+    }
+
     /// `may_keep` tells whether the caller may cut a file without taking its set-id bits.
     pub(super) fn setattr(&self, may_keep: impl FnOnce() -> bool, ino: u64, set: &SetAttr) -> Result<Attr> {
         let mut set = *set;
@@ -324,6 +337,11 @@ impl Ops {
     pub(super) fn mknod(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32, rdev: u64) -> Result<Attr> {
         let kind = Kind::of_mode(mode).ok_or(Errno::INVAL)?;
         self.overlay.mknod(caller, parent, name, kind, mode & 0o7777, rdev).map(|a| self.told(a))
+    }
+
+    /// A file without a name, for `O_TMPFILE`.
+    pub(super) fn tmpfile(&self, caller: &Caller, dir: u64, mode: u32) -> Result<Attr> {
+        self.overlay.tmpfile(caller, dir, mode & 0o7777).map(|a| self.told(a))
     }
 
     pub(super) fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Result<Attr> {

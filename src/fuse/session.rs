@@ -9,7 +9,7 @@ use std::time::Duration;
 use fuser::{Config, SessionACL};
 
 use super::by_fuser::Shim;
-use super::mechanisms::{Chosen, Wishes};
+use super::mechanisms::{self, Chosen, Wishes};
 use super::mount::{Mount, Unmount, hides_device};
 use super::ops::Ops;
 use super::ours::Ours;
@@ -117,6 +117,7 @@ impl Session {
         match carrier {
             Ok(carrier) => {
                 let mut mechanisms = ops.mechanisms();
+                mechanisms.push(birth(&ops, &carrier, tuning));
                 mechanisms.push(Chosen { name: "transport", what: carrier.transport().to_string(), why });
                 mechanisms.push(readahead::set(unmount.device_number(), tuning.wishes.readahead));
                 Ok(Self { carrier, unmount, mechanisms })
@@ -152,6 +153,13 @@ impl Session {
         unmount.attach()?;
         Ok(thread)
     }
+}
+
+fn birth(ops: &Ops, carrier: &Carrier, tuning: &Tuning) -> Chosen {
+    let hindered = matches!(carrier, Carrier::Fuser(_)).then_some("fuser 0.18 has no FUSE_STATX");
+    let on = ops.tells_birth() && hindered.is_none();
+    let best = "as on any file system; a request for each file that somebody asks it of";
+    Chosen::new("btime", on, mechanisms::why(tuning.wishes.btime, hindered.filter(|_| ops.tells_birth()), best))
 }
 
 fn by_fuser(device: OwnedFd, ops: Arc<Ops>, tuning: &Tuning, clone: bool) -> io::Result<Carrier> {

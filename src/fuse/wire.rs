@@ -37,6 +37,10 @@ fn dispatch(ops: &Ops, request: &Request<'_>, out: &mut Out<'_>) -> Result<()> {
         }
         op::BATCH_FORGET => forget_many(ops, f.u32()?, Fields(request.data)),
         op::GETATTR => out.attr_out(&ops.getattr(ino)?, ops.ttl(ino)),
+        op::STATX => {
+            let (attr, born) = ops.statx(ino)?;
+            out.statx_out(&attr, born, ops.ttl(ino))
+        }
         op::SETATTR => {
             let (set, takes) = set_attr(f)?;
             out.attr_out(&ops.setattr(|| !takes, ino, &set)?, ops.ttl(ino))
@@ -53,6 +57,12 @@ fn dispatch(ops: &Ops, request: &Request<'_>, out: &mut Out<'_>) -> Result<()> {
         op::MKDIR => {
             let (mode, umask) = (f.u32()?, f.u32()?);
             entry(out, ops.mkdir(&caller(request, umask), ino, request.name()?, mode)?)
+        }
+        op::TMPFILE => {
+            f.skip(4)?;
+            let (mode, umask) = (f.u32()?, f.u32()?);
+            entry(out, ops.tmpfile(&caller(request, umask), ino, mode)?)?;
+            out.open_out(FOPEN_KEEP_CACHE)
         }
         op::UNLINK => ops.unlink(ino, request.name()?),
         op::RMDIR => ops.rmdir(ino, request.name()?),

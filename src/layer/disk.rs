@@ -155,20 +155,23 @@ impl Object {
         Ok(Data { fd: Arc::new(fd) })
     }
 
+    fn statx(&self, name: &[u8], what: StatxFlags) -> Result<rfs::Statx> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
+        let call = || rfs::statx(&*self.fd, os(name), flags, what);
+        match call() {
+            Err(Errno::ACCESS) if !name.is_empty() => self.lend(b"", 0o700, call),
+            r => r,
+        }
+    }
+
     pub(super) fn stat(&self, name: &[u8]) -> Result<Stat> {
-        let call = || {
-            rfs::statx(
-                &*self.fd,
-                os(name),
-                AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH,
-                StatxFlags::BASIC_STATS,
-            )
-        };
-        let st = match call() {
-            Err(Errno::ACCESS) if !name.is_empty() => self.lend(b"", 0o700, call)?,
-            r => r?,
-        };
-        stat_of(&st)
+        stat_of(&self.statx(name, StatxFlags::BASIC_STATS)?)
+    }
+
+    pub(super) fn birth(&self, name: &[u8]) -> Result<Option<Timestamp>> {
+        let st = self.statx(name, StatxFlags::BTIME)?;
+        let known = StatxFlags::from_bits_retain(st.stx_mask).contains(StatxFlags::BTIME);
+        Ok(known.then_some(timestamp(st.stx_btime)))
     }
 
     pub(super) fn list(&self, each: &mut dyn FnMut(Listed<'_>)) -> Result<()> {
@@ -524,8 +527,12 @@ fn kind_of(t: FileType) -> Option<Kind> {
     }
 }
 
+fn timestamp(t: rfs::StatxTimestamp) -> Timestamp {
+    Timestamp { sec: t.tv_sec, nsec: t.tv_nsec }
+}
+
 fn stat_of(st: &rfs::Statx) -> Result<Stat> {
-    let time = |t: rfs::StatxTimestamp| Timestamp { sec: t.tv_sec, nsec: t.tv_nsec };
+    let time = timestamp;
     let mode = u32::from(st.stx_mode);
     Ok(Stat {
         dev: rfs::makedev(st.stx_dev_major, st.stx_dev_minor),

@@ -14,7 +14,7 @@ pub mod mem;
 use std::os::fd::BorrowedFd;
 
 use crate::vocab::handle::FileHandle;
-use crate::vocab::{Access, Errno, Kind, Result, SetTime, Space, Stat};
+use crate::vocab::{Access, Errno, Kind, Result, SetTime, Space, Stat, Timestamp};
 
 /// How [`Handle::rename`] treats the target (renameat2(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +189,11 @@ impl Handle {
     /// statx(2), no link followed.
     pub fn stat(&self, name: &[u8]) -> Result<Stat> {
         look!(self, o => o.stat(name))
+    }
+
+    /// When the object was made; `None` where the file system does not know.
+    pub fn birth(&self, name: &[u8]) -> Result<Option<Timestamp>> {
+        look!(self, o => o.birth(name))
     }
 
     /// Calls `each` for every entry of the handle's directory, in no order that means anything.

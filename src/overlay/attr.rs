@@ -6,10 +6,10 @@ use super::copy_up::Want;
 use super::node::{Below, Node};
 use super::{Attr, Overlay, SetAttr};
 use crate::layer::Handle;
-use crate::vocab::dialect::STORED_STATS;
+use crate::vocab::dialect::{self, STORED_STATS};
 use crate::vocab::ids::IdMap;
 use crate::vocab::owner::StoredStat;
-use crate::vocab::{Access, Errno, Kind, Result, SetTime, Space, Stat};
+use crate::vocab::{Access, Errno, Kind, Result, SetTime, Space, Stat, Timestamp};
 
 impl Overlay {
     /// stat(2).
@@ -18,6 +18,28 @@ impl Overlay {
     /// `ESTALE` for an unknown number, and what the layers answer.
     pub fn getattr(&self, ino: u64) -> Result<Attr> {
         self.node_attr(&self.node(ino)?)
+    }
+
+    /// When an inode was made: a change does not make it anew, whichever layer has it then. `None` where nobody knows.
+    ///
+    /// # Errors
+    /// As [`getattr`](Self::getattr).
+    pub fn birth(&self, ino: u64) -> Result<Option<Timestamp>> {
+        let node = self.node(ino)?;
+        if let Some(dir) = node.lower_dirs().first() {
+            return self.lower_handle(dir)?.birth(b"");
+        }
+        let other = node.state.lock().other();
+        if let Some(other) = other {
+            return self.with_lower(&other.pos, |dir, name| dir.birth(name));
+        }
+        self.with_upper(&node, |dir, name| {
+            let was = dir.getxattr(name, &self.prefix.attr(dialect::INO))?;
+            match was.and_then(|value| dialect::parse_identity(&value)?.1) {
+                None => dir.birth(name),
+                born => Ok(born),
+            }
+        })
     }
 
     pub(super) fn node_attr(&self, node: &Arc<Node>) -> Result<Attr> {

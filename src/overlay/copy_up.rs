@@ -273,7 +273,8 @@ impl Overlay {
                 work.setxattr(temp, &self.prefix.attr(dialect::METACOPY), b"", 0)?;
             }
             if node.kind != Kind::Dir {
-                work.setxattr(temp, &self.prefix.attr(dialect::INO), &node.ino.to_le_bytes(), 0)?;
+                let identity = dialect::identity(node.ino, source.dir.birth(&source.name)?);
+                work.setxattr(temp, &self.prefix.attr(dialect::INO), &identity, 0)?;
             }
             let origin = source.dir.file_handle(&source.name)?;
             let origin = origin.as_ref().map_or(&b""[..], |h| h.as_bytes());
@@ -475,7 +476,7 @@ impl Overlay {
     }
 }
 
-fn upper_object(key: Key, at: UpperAt, metacopy: bool) -> Upper {
+pub(super) fn upper_object(key: Key, at: UpperAt, metacopy: bool) -> Upper {
     Upper { key, at, metacopy, redirect: None, impure: false, attr_whiteouts: false, device: false, devices: false }
 }
 

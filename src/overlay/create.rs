@@ -13,14 +13,14 @@ use crate::vocab::{Errno, Kind, Result, Stat};
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
 
 /// What is to be made.
-struct New<'a> {
-    caller: &'a Caller,
+pub(super) struct New<'a> {
+    pub(super) caller: &'a Caller,
     /// Who is to own it, as stored.
-    uid: u32,
-    kind: Kind,
-    mode: u32,
-    rdev: u64,
-    target: &'a [u8],
+    pub(super) uid: u32,
+    pub(super) kind: Kind,
+    pub(super) mode: u32,
+    pub(super) rdev: u64,
+    pub(super) target: &'a [u8],
 }
 
 impl Overlay {
@@ -146,7 +146,7 @@ impl Overlay {
     }
 
     /// Mode and group of something new, with what a directory with the set-group-id bit passes on.
-    fn passed_on(&self, dir: &Handle, new: &New<'_>, mode: u32) -> Result<(u32, u32)> {
+    pub(super) fn passed_on(&self, dir: &Handle, new: &New<'_>, mode: u32) -> Result<(u32, u32)> {
         let above = self.stored_stat(dir, b"")?;
         Ok(match (above.mode & 0o2000 != 0, new.kind) {
             (true, Kind::Dir) => (mode | 0o2000, above.gid),
@@ -181,7 +181,15 @@ impl Overlay {
     }
 
     /// Gives a new object, which is `fresh`, to its owner.
-    fn settle(&self, dir: &Handle, name: &[u8], fresh: &Stat, new: &New<'_>, mode: u32, gid: u32) -> Result<()> {
+    pub(super) fn settle(
+        &self,
+        dir: &Handle,
+        name: &[u8],
+        fresh: &Stat,
+        new: &New<'_>,
+        mode: u32,
+        gid: u32,
+    ) -> Result<()> {
         if self.config.stored_owners {
             return self.settle_stored(dir, name, fresh, new, mode, gid);
         }

@@ -13,6 +13,7 @@
 //! | [`readdir`] | listings with cookies that never move |
 //! | [`copy_up`] | lower to upper |
 //! | [`create`], [`remove`], [`rename`] | changes of names |
+//! | [`tmpfile`] | files without one |
 //! | [`whiteout`] | what an upper says of the layers below |
 //! | [`attr`], [`xattr`], [`file`] | changes of everything else |
 //! | [`changes`](changes()), [`delta`] | what an upper changes: for a user, for a writer of layers |
@@ -47,6 +48,7 @@ mod remove;
 mod rename;
 mod setup;
 mod stack;
+mod tmpfile;
 mod whiteout;
 mod xattr;
 

@@ -240,6 +240,11 @@ impl Harness {
         }
     }
 
+    /// Whether files can be made without a name.
+    pub(crate) fn has_unnamed(&self) -> bool {
+        self.upper_tree().is_none_or(mem::Tree::has_unnamed)
+    }
+
     fn fail_after(&self, n: u64, errno: Errno) {
         if let Some(tree) = self.upper_tree() {
             tree.fail_after(n, errno);

@@ -1,6 +1,6 @@
 //! Random sequences of operations on the union, without FUSE, against a plain tree in memory that says what is right.
 //!
-//! `PROPTEST_CASES` asks for more sequences than these.
+//! `PROPTEST_CASES` asks for more sequences than these; `PROPTEST_RNG_SEED` for those of a run that failed.
 
 // Clippy knows tests by their attribute; most of this is what they share.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
@@ -17,7 +17,7 @@ mod together;
 use onlay::vocab::Errno;
 use onlay::vocab::dialect::Prefix;
 use proptest::prelude::*;
-use proptest::test_runner::{Config, TestError, TestRunner};
+use proptest::test_runner::{Config, RngSeed, TestError, TestRunner};
 
 use check::{Harness, Where};
 
@@ -37,7 +37,21 @@ pub(crate) fn layers() -> impl Strategy<Value = Vec<layers::Layer>> {
 pub(crate) fn runner(cases: u32, share: u32) -> TestRunner {
     let wanted = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse::<u32>().ok()).unwrap_or(0);
     let cases = cases.max(wanted / share);
-    TestRunner::new(Config { cases, max_shrink_iters: 20_000, failure_persistence: None, ..Config::default() })
+    // The environment's, or one of our own that can be told.
+    let seed = match Config::default().rng_seed {
+        RngSeed::Fixed(seed) => seed,
+        RngSeed::Random => std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), cases),
+    };
+    // Shown where the test fails.
+    println!("PROPTEST_RNG_SEED={seed}");
+    let rng_seed = RngSeed::Fixed(seed);
+    TestRunner::new(Config {
+        cases,
+        max_shrink_iters: 20_000,
+        failure_persistence: None,
+        rng_seed,
+        ..Config::default()
+    })
 }
 
 pub(crate) fn failed<T: std::fmt::Debug>(e: TestError<T>) {

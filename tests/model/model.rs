@@ -26,6 +26,8 @@ pub(crate) struct Node {
     pub(crate) nlink: u32,
     pub(crate) entries: BTreeMap<Vec<u8>, Id>,
     pub(crate) parent: Id,
+    /// It was made without a name, and may get one.
+    pub(crate) linkable: bool,
     /// It was there when the union was made.
     pub(crate) from_lower: bool,
 }
@@ -44,6 +46,7 @@ impl Node {
             nlink: 1,
             entries: BTreeMap::new(),
             parent: ROOT,
+            linkable: false,
             from_lower: false,
         }
     }
@@ -124,11 +127,28 @@ impl Model {
         if self.plain && new.kind.is_whiteout(new.rdev) {
             return Err(Errno::PERM);
         }
+        let id = self.new_in(dir, new);
+        self.nodes[dir].entries.insert(name.to_vec(), id);
+        self.nodes[dir].mtime = None;
+        Ok(id)
+    }
+
+    /// A file that no directory has.
+    pub(crate) fn tmpfile(&mut self, dir: Id, new: &New) -> Result<Id> {
+        if self.dir(dir)?.nlink == 0 {
+            return Err(Errno::NOENT);
+        }
+        let id = self.new_in(dir, new);
+        (self.nodes[id].nlink, self.nodes[id].linkable) = (0, true);
+        Ok(id)
+    }
+
+    /// Something new, with what it takes from a directory.
+    fn new_in(&mut self, dir: Id, new: &New) -> Id {
         let mut node = Node::new(new.kind, if new.kind == Kind::Symlink { 0o777 } else { new.mode & !new.umask });
         (node.uid, node.gid, node.rdev, node.data) = (new.uid, new.gid, new.rdev, new.target.clone());
         node.parent = dir;
-        let above = &mut self.nodes[dir];
-        above.mtime = None;
+        let above = &self.nodes[dir];
         if above.mode & 0o2000 != 0 {
             node.gid = above.gid;
             node.mode |= if new.kind == Kind::Dir { 0o2000 } else { 0 };
@@ -136,9 +156,7 @@ impl Model {
         if !self.keeps_owner(new.kind, new.rdev) {
             (node.uid, node.gid) = (0, 0);
         }
-        let id = self.add(node);
-        self.nodes[dir].entries.insert(name.to_vec(), id);
-        Ok(id)
+        self.add(node)
     }
 
     pub(crate) fn link(&mut self, id: Id, dir: Id, name: &[u8]) -> Result<()> {
@@ -147,9 +165,10 @@ impl Model {
             return Err(Errno::PERM);
         }
         self.vacant(dir, name)?;
-        if self.nodes[id].nlink == 0 {
+        if self.nodes[id].nlink == 0 && !self.nodes[id].linkable {
             return Err(Errno::NOENT);
         }
+        self.nodes[id].linkable = false;
         self.nodes[id].nlink += 1;
         self.nodes[dir].entries.insert(name.to_vec(), id);
         self.nodes[dir].mtime = None;

@@ -43,6 +43,7 @@ pub(crate) enum Op {
     Lookup(Path),
     Make(Path, New),
     MakeInKept(u8, u8, New),
+    Tmpfile(Target, u8, New),
     Link(Target, Path),
     Unlink(Path),
     Rmdir(Path),
@@ -155,6 +156,7 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
         3 => path().prop_map(Op::Lookup),
         10 => (path(), new()).prop_map(|(p, n)| Op::Make(p, n)),
         1 => (0..3_u8, 0..4_u8, new()).prop_map(|(k, a, n)| Op::MakeInKept(k, a, n)),
+        2 => (target(), 0..3_u8, new()).prop_map(|(t, k, n)| Op::Tmpfile(t, k, n)),
         5 => (target(), path()).prop_map(|(t, p)| Op::Link(t, p)),
         8 => path().prop_map(Op::Unlink),
         6 => path().prop_map(Op::Rmdir),
@@ -215,6 +217,23 @@ impl Harness {
             Op::MakeInKept(kept, name, new) => {
                 let (dir, ino) = self.target(&Target::Kept(*kept))?;
                 self.make(dir, ino, &[b'a' + name], new);
+                Ok(())
+            }
+            Op::Tmpfile(dir, slot, new) => {
+                let (dir, ino) = self.target(dir)?;
+                let caller = Caller { uid: new.uid, gid: new.gid, umask: new.umask };
+                if !self.has_unnamed() {
+                    return Ok(());
+                }
+                let new = New { kind: Kind::File, rdev: 0, target: Vec::new(), ..new.clone() };
+                let made = self.both(|o| o.tmpfile(&caller, ino, new.mode), |m| m.tmpfile(dir, &new).map(drop));
+                if let Some(attr) = made {
+                    self.release(*slot);
+                    let id = self.model.nodes.len() - 1;
+                    self.kept[usize::from(*slot)] = Some((id, attr.ino));
+                    self.knows(id, attr.ino);
+                    self.agrees(id, &attr);
+                }
                 Ok(())
             }
             Op::Link(target, path) => {

@@ -9,7 +9,7 @@ use crate::ctx::{Ctx, Out};
 use crate::sys::as_ids;
 use crate::tree::{Tree, cases, fails, same};
 
-cases!("acl": grants.privileged(), default_is_inherited, default_beats_umask, survives_copy_up, chmod_sets_mask);
+cases!("acl": grants.privileged(), default_is_inherited, default_beats_umask, default_of_o_tmpfile, survives_copy_up, chmod_sets_mask);
 
 fn setfacl(m: &Tree, spec: &[&str], name: &str) -> Result<()> {
     Out::of(Command::new("setfacl").args(spec).arg(m.p(name)))?.ok().map(drop)
@@ -67,6 +67,24 @@ fn default_beats_umask(cx: &mut Ctx) -> Result<()> {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
     m.file("d/f", "")?.file("plain/f", "")?.dir("d/e")?.dir("plain/e")?;
     same!((m.bits("d/f")?, m.bits("plain/f")?, m.bits("d/e")?, m.bits("plain/e")?), (0o666, 0o600, 0o777, 0o700));
+    Ok(())
+}
+
+fn default_of_o_tmpfile(cx: &mut Ctx) -> Result<()> {
+    use rustix::fs::{CWD, Mode, OFlags, openat};
+    let low = cx.lower()?;
+    low.dir("d")?;
+    setfacl(&low, &["-d", "-m", "u::rwx,g::rx,o::-,u:7:rwx"], "d")?;
+    let m = cx.mount()?;
+    if cx.carried_by_fuser() {
+        return Err(crate::case::skip("fuser 0.18 has no FUSE_TMPFILE"));
+    }
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let f = openat(CWD, m.p("d"), OFlags::TMPFILE | OFlags::RDWR, Mode::from_raw_mode(0o666))?;
+    m.file("d/f", "")?;
+    let proc = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&f));
+    rustix::fs::linkat(CWD, proc, CWD, m.p("d/g"), rustix::fs::AtFlags::SYMLINK_FOLLOW)?;
+    same!((m.bits("d/g")?, getfacl(&m, "d/g")?), (m.bits("d/f")?, getfacl(&m, "d/f")?));
     Ok(())
 }
 

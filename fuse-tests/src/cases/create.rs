@@ -2,18 +2,20 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt};
+use std::path::Path;
 
 use anyhow::Result;
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, XattrFlags, linkat, openat};
 
-use crate::case::Fs;
+use crate::case::{User, skip};
 use crate::ctx::Ctx;
-use crate::tree::{cases, fails, holds, same, together};
+use crate::tree::{cases, fails, holds, raw_entries, same, together};
 
 cases!("create":
     new_file, exclusive, over_whiteout, in_lower_directory, trunc_flag, append_flag, directory_flags, read_only_fd,
-    write_without_read_permission, mode_of_new_file, o_tmpfile,
+    write_without_read_permission, mode_of_new_file, o_tmpfile, o_tmpfile_exclusive,
+    o_tmpfile_of_whom.privileged(), o_tmpfile_where_it_can_not_be,
     o_path.kernel_deviates_rootless("EXDEV for a directory of a lower: no redirect with userxattr"),
     owner_of_new_file.privileged(), storm, reopen_through_proc,
 );
@@ -137,19 +139,102 @@ fn mode_of_new_file(cx: &mut Ctx) -> Result<()> {
     Ok(())
 }
 
-fn o_tmpfile(cx: &mut Ctx) -> Result<()> {
-    let m = cx.mount()?;
-    let flags = OFlags::TMPFILE | OFlags::RDWR;
-    let got = openat(CWD, &m.0, flags, Mode::from_raw_mode(0o600));
-    if cx.fs == Fs::Onlay {
-        // fuser 0.18 has no FUSE_TMPFILE: programs are told so in the way they expect, and nothing is left behind.
+/// open(2) with `O_TMPFILE`; skipped where fuser carries the requests, which does not know it.
+fn tmpfile(cx: &Ctx, dir: &str, more: OFlags, mode: u32) -> Result<File> {
+    let got = openat(CWD, cx.m.p(dir), OFlags::TMPFILE | OFlags::RDWR | more, Mode::from_raw_mode(mode));
+    if cx.carried_by_fuser() {
+        // Programs are told so in the way they expect.
         fails!(got, EOPNOTSUPP);
-    } else {
-        let mut f = File::from(got?);
-        f.write_all(b"x")?;
-        same!(f.metadata()?.nlink(), 0);
+        return Err(skip("fuser 0.18 has no FUSE_TMPFILE"));
     }
+    Ok(File::from(got?))
+}
+
+/// linkat(2) of an open file, as open(2) shows it.
+fn link_open(f: &File, to: &Path) -> rustix::io::Result<()> {
+    use std::os::fd::AsRawFd as _;
+    linkat(CWD, format!("/proc/self/fd/{}", f.as_raw_fd()), CWD, to, AtFlags::SYMLINK_FOLLOW)
+}
+
+fn o_tmpfile(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("d/low", "low")?.file("d/gone", "x")?;
+    let m = cx.mount()?;
+    m.rm("d/gone")?;
+    let mut f = tmpfile(cx, "d", OFlags::empty(), 0o666)?;
+    same!((f.metadata()?.nlink(), f.metadata()?.mode() & 0o7777, f.metadata()?.len()), (0, 0o644, 0));
+    same!(m.ls("d")?, "low");
+    f.write_all(b"hidden")?;
+    f.set_permissions(PermissionsExt::from_mode(0o600))?;
+    rustix::fs::fsetxattr(&f, "user.x", b"1", XattrFlags::empty())?;
+    f.set_len(3)?;
+    // The name of a lower file, whose whiteout goes.
+    link_open(&f, &m.p("d/gone"))?;
+    fails!(link_open(&f, &m.p("d/low")), EEXIST);
+    link_open(&f, &m.p("again"))?;
+    same!((m.read("d/gone")?, m.read("again")?), ("hid".to_owned(), "hid".to_owned()));
+    f.write_all(b"!")?;
+    let (ino, st) = (f.metadata()?.ino(), m.stat("again")?);
+    same!((st.ino(), st.nlink(), st.mode() & 0o7777), (ino, 2, 0o600));
+    let listed = raw_entries(&File::open(m.p(""))?)?.into_iter().find(|e| e.name == "again").map(|e| e.ino);
+    same!(listed, Some(ino));
+    // Open or not, what gets no name leaves nothing.
+    let open = tmpfile(cx, "", OFlags::empty(), 0o600)?;
+    let mut gone = tmpfile(cx, "", OFlags::empty(), 0o600)?;
+    gone.write_all(&[7; 100_000])?;
+    drop((gone, open, f));
+    let m = cx.remount()?;
+    same!((m.ls("")?, m.ls("d")?), ("again d".to_owned(), "gone low".to_owned()));
+    same!((m.read("d/gone")?.len(), m.getx("again", "user.x")?), (7, Some(b"1".to_vec())));
+    same!(m.stat("d/gone")?.ino(), ino);
+    Ok(())
+}
+
+fn o_tmpfile_exclusive(cx: &mut Ctx) -> Result<()> {
+    let m = cx.mount()?;
+    let f = tmpfile(cx, "", OFlags::EXCL, 0o600)?;
+    fails!(link_open(&f, &m.p("never")), ENOENT);
+    // What was unlinked can't come back either.
+    m.file("f", "x")?;
+    let open = m.ro("f")?;
+    m.rm("f")?;
+    fails!(link_open(&open, &m.p("f")), ENOENT);
     same!(m.ls("")?, "");
+    // By descriptor alone, who may.
+    let f = tmpfile(cx, "", OFlags::empty(), 0o600)?;
+    match linkat(&f, "", CWD, m.p("by fd"), AtFlags::EMPTY_PATH) {
+        // Before Linux 6.10 only for CAP_DAC_READ_SEARCH.
+        Err(rustix::io::Errno::NOENT) if cx.user != User::Root => Ok(()),
+        r => r.map_err(Into::into).and_then(|()| Ok(same!(m.ls("")?, "by fd"))),
+    }
+}
+
+fn o_tmpfile_of_whom(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.dir("set")?.owner("set", 0, 2222)?.mode("set", 0o2777)?.dir("open")?.mode("open", 0o777)?;
+    let m = cx.mount()?;
+    m.mode("", 0o755)?;
+    let of = |f: File| -> Result<_> { Ok((f.metadata()?.uid(), f.metadata()?.gid(), f.metadata()?.mode() & 0o7777)) };
+    // Skips before there is a child that can't.
+    drop(tmpfile(cx, "", OFlags::empty(), 0o600)?);
+    crate::sys::as_ids(1234, 2345, &[77], || {
+        same!(of(tmpfile(cx, "open", OFlags::empty(), 0o640)?)?, (1234, 2345, 0o640));
+        same!(of(tmpfile(cx, "set", OFlags::empty(), 0o640)?)?, (1234, 2222, 0o640));
+        fails!(openat(CWD, m.p(""), OFlags::TMPFILE | OFlags::RDWR, Mode::empty()), EACCES);
+        Ok(())
+    })
+}
+
+fn o_tmpfile_where_it_can_not_be(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "x")?;
+    let m = cx.mount()?;
+    drop(tmpfile(cx, "", OFlags::empty(), 0o600)?);
+    let at = |name: &str, flags| openat(CWD, m.p(name), OFlags::TMPFILE | flags, Mode::from_raw_mode(0o600));
+    fails!(at("", OFlags::RDONLY), EINVAL);
+    fails!(at("f", OFlags::RDWR), ENOTDIR);
+    m.dir("d")?;
+    let d = openat(CWD, m.p("d"), OFlags::RDONLY, Mode::empty())?;
+    std::fs::remove_dir(m.p("d"))?;
+    // ext4 says the latter.
+    fails!(openat(&d, ".", OFlags::TMPFILE | OFlags::RDWR, Mode::from_raw_mode(0o600)), ENOENT | EPERM);
     Ok(())
 }
 

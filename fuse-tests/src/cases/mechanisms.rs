@@ -22,6 +22,8 @@ cases!("mechanisms":
     passthrough_is_for_root.onlay().by(&[User::Ordinary, User::Userns]), writeback_merges.onlay().by(ROOT),
     writeback_keeps_times.onlay(), absent_xattrs.onlay(), present_xattrs.onlay(),
     attributes_come_with_names.onlay().by(ROOT),
+    writeback_tells_no_holes.onlay(), writeback_and_passthrough.onlay().by(ROOT),
+    birth_is_asked_once.onlay().by(ROOT),
 );
 
 /// Mounts with options; what `-v` says.
@@ -57,7 +59,9 @@ fn of(requests: &Requests, name: &str) -> u64 {
 
 fn are_told(cx: &mut Ctx) -> Result<()> {
     cx.lower()?.file("f", "x")?;
-    let names = ["negative_entries", "no_open", "dir_cache", "killpriv"];
+    let names = ["negative_entries", "no_open", "dir_cache", "killpriv", "btime"];
+    // fuser 0.18 has no FUSE_STATX.
+    let names = if cx.carried_by_fuser() { &names[..4] } else { &names[..] };
     let said = mount(cx, "")?;
     for name in names {
         holds!(said.contains(&format!("{name}: on (")), "{name} in {said}");
@@ -378,4 +382,46 @@ fn writeback_keeps_times(cx: &mut Ctx) -> Result<()> {
     same!((m.stat("f")?.mtime(), m.stat("f")?.mtime_nsec(), m.read("f")?), (77, 5, "lower+".to_owned()));
     same!((m.stat("new")?.mtime(), m.stat("new")?.len()), (before.mtime(), 3));
     umount(cx)
+}
+
+/// What the kernel keeps looks like a hole to the daemon, and it is not passed on before `SEEK_DATA`: so all is data.
+fn writeback_tells_no_holes(cx: &mut Ctx) -> Result<()> {
+    use rustix::fs::{SeekFrom, seek};
+    cx.lower()?;
+    mount(cx, "writeback")?;
+    let f = cx.m.file("f", "")?.rw("f")?;
+    f.set_len(1 << 20)?;
+    f.write_all_at(&[1; 4096], 512 << 10)?;
+    for at in [0, 512 << 10, (1 << 20) - 1] {
+        same!((seek(&f, SeekFrom::Data(at))?, seek(&f, SeekFrom::Hole(at))?), (at, 1 << 20));
+    }
+    fails!(seek(&f, SeekFrom::Data(1 << 20)), ENXIO);
+    drop(f);
+    umount(cx)
+}
+
+fn writeback_and_passthrough(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "x")?;
+    // fuse_init_reply (process_init_reply in fs/fuse/inode.c) takes passthrough only without FUSE_WRITEBACK_CACHE.
+    let said = mount(cx, "passthrough,writeback")?;
+    holds!(said.contains("passthrough: on (as asked)"), "{said}");
+    holds!(said.contains("writeback: off (the kernel has not both this and passthrough)"), "{said}");
+    same!(cx.m.append("f", "y")?.read("f")?, "xy");
+    umount(cx)
+}
+
+fn birth_is_asked_once(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "x")?.file("g", "x")?;
+    if cx.carried_by_fuser() {
+        return Err(skip("fuser 0.18 has no FUSE_STATX"));
+    }
+    // Who is told "no" once, as by the counter's own look at the root, does not ask again.
+    for (options, asked) in [("btime=on", 2), ("btime=off", 0)] {
+        let requests = counted(cx, options, |m| {
+            // std asks for it each time.
+            (0..20).try_for_each(|_| ["f", "g"].iter().try_for_each(|n| m.stat(n).map(drop)))
+        })?;
+        same!((options, of(&requests, "STATX")), (options, asked));
+    }
+    Ok(())
 }

@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use rustix::fs::{AtFlags, CWD, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, utimensat};
 
-use crate::case::Fs;
+use crate::case::{Fs, skip};
 use crate::ctx::Ctx;
 use crate::tree::{cases, holds, same};
 
 cases!("times":
     before_1970, nanoseconds, omit_and_now, write_moves_mtime, create_moves_parent, read_only_changes_nothing,
     futimens, far_future, birth,
+    birth_through_copy_up.kernel_deviates("a copied-up file is born anew"),
 );
 
 fn before_1970(cx: &mut Ctx) -> Result<()> {
@@ -136,14 +137,60 @@ fn far_future(cx: &mut Ctx) -> Result<()> {
     Ok(())
 }
 
+/// statx(2)'s time of birth in nanoseconds.
+fn born(m: &crate::tree::Tree, name: &str) -> Result<Option<i128>> {
+    let stx = rustix::fs::statx(CWD, m.p(name), AtFlags::SYMLINK_NOFOLLOW, StatxFlags::ALL)?;
+    // The rest is as ever.
+    let st = m.stat(name)?;
+    same!((stx.stx_ino, stx.stx_size, stx.stx_mtime.tv_sec), (st.ino(), st.size(), st.mtime()));
+    same!((stx.stx_uid, stx.stx_nlink, u32::from(stx.stx_mode)), (st.uid(), st.nlink() as u32, st.mode()));
+    let known = StatxFlags::from_bits_retain(stx.stx_mask).contains(StatxFlags::BTIME);
+    let at = i128::from(stx.stx_btime.tv_sec) * 1_000_000_000 + i128::from(stx.stx_btime.tv_nsec);
+    // Who knows none must not claim one.
+    holds!(!known || at > 0, "{name}: born at {at}");
+    Ok(known.then_some(at))
+}
+
 fn birth(cx: &mut Ctx) -> Result<()> {
-    cx.lower()?.file("f", "x")?;
-    let m = cx.mount()?;
-    let stx = rustix::fs::statx(CWD, m.p("f"), AtFlags::empty(), StatxFlags::ALL)?;
-    // A file system may have no time of birth, but then it must not claim one; a claimed one is not zero.
-    if StatxFlags::from_bits_retain(stx.stx_mask).contains(StatxFlags::BTIME) {
-        holds!(stx.stx_btime.tv_sec > 0);
+    let low = cx.lower()?;
+    low.file("f", "x")?.dir("d")?.symlink("x", "l")?.times("f", 1000, 1)?;
+    // Where the file system below knows none, nobody can.
+    if born(&low, "f")?.is_none() {
+        return Err(skip("the file system of the layers knows no time of birth"));
     }
-    same!(stx.stx_size, 1);
+    let m = cx.mount()?;
+    m.file("new", "")?.times("new", 1000, 1)?;
+    if cx.carried_by_fuser() {
+        same!(born(&m, "f")?, None);
+        return Err(skip("fuser 0.18 has no FUSE_STATX"));
+    }
+    if cx.fs == Fs::Onlay {
+        for name in ["f", "d", "l"] {
+            same!((name, born(&m, name)?), (name, born(&low, name)?));
+        }
+        same!(born(&m, "new")?, born(&cx.upper, "new")?);
+    }
+    let new = born(&m, "new")?;
+    holds!(new.is_some());
+    // It is not of the data, nor of the name.
+    m.append("new", "more")?.mv("new", "newer")?;
+    same!(born(&m, "newer")?, new);
+    let m = cx.remount()?;
+    same!(born(&m, "newer")?, new);
+    Ok(())
+}
+
+/// Not by a change of the file either, whichever layer has it then.
+fn birth_through_copy_up(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "x")?.file("g", "x")?.dir("d")?;
+    let m = cx.mount()?;
+    let before = (born(&m, "f")?, born(&m, "g")?, born(&m, "d")?);
+    if before.0.is_none() {
+        return Err(skip("no time of birth is told here"));
+    }
+    m.append("f", "y")?.mode("g", 0o600)?.mode("d", 0o700)?;
+    same!((born(&m, "f")?, born(&m, "g")?, born(&m, "d")?), before);
+    let m = cx.remount()?;
+    same!((born(&m, "f")?, born(&m, "g")?, born(&m, "d")?), before);
     Ok(())
 }

@@ -7,7 +7,7 @@ use super::codec::Extra;
 use super::format::Record;
 use crate::layer::{File, Handle, Listed};
 use crate::vocab::handle::FileHandle;
-use crate::vocab::{Access, Errno, Kind, Result, Space, Stat};
+use crate::vocab::{Access, Errno, Kind, Result, Space, Stat, Timestamp};
 
 /// An object of an image index; it can't be changed.
 #[derive(Clone, Debug)]
@@ -137,6 +137,10 @@ impl Object {
 
     fn shows(&self, attr: &[u8]) -> bool {
         self.index.shows_trusted || !attr.starts_with(b"trusted.")
+    }
+
+    pub(in crate::layer) fn birth(&self, name: &[u8]) -> Result<Option<Timestamp>> {
+        self.in_layer(name, |dir, name| dir.birth(name))
     }
 
     pub(in crate::layer) fn file_handle(&self, name: &[u8]) -> Result<Option<FileHandle>> {

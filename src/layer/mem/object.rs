@@ -10,7 +10,7 @@ use super::dir::{NAME_MAX, dir, is_within};
 use super::tree::{Body, Inode, Ledger, MAX_LINKS, Meta, time};
 use crate::layer::{Listed, Rename};
 use crate::vocab::handle::FileHandle;
-use crate::vocab::{Access, Errno, Kind, Result, SetTime, Space, Stat};
+use crate::vocab::{Access, Errno, Kind, Result, SetTime, Space, Stat, Timestamp};
 
 const PATH_MAX: usize = 4096;
 
@@ -19,17 +19,15 @@ const PATH_MAX: usize = 4096;
 pub struct Object {
     inode: Arc<Inode>,
     writable: bool,
-    /// It was made without a name.
-    unnamed: bool,
 }
 
 impl Object {
     pub(super) fn new(inode: Arc<Inode>, writable: bool) -> Self {
-        Self { inode, writable, unnamed: false }
+        Self { inode, writable }
     }
 
     fn child(&self, inode: Arc<Inode>) -> Self {
-        Self { inode, writable: self.writable, unnamed: false }
+        Self { inode, writable: self.writable }
     }
 
     fn may_change(&self) -> Result<()> {
@@ -117,13 +115,24 @@ impl Object {
         }
         ledger.change()?;
         let inode = self.inode.shared.make(Kind::File, mode, 0, Body::Bytes(Vec::new()));
-        inode.meta.lock().nlink = 0;
-        Ok(Some((Self { unnamed: true, ..self.child(inode.clone()) }, Data::new(inode, true))))
+        // Whatever a directory passes on.
+        dir(&self.inode)?.owns(&inode);
+        {
+            let mut meta = inode.meta.lock();
+            meta.nlink = 0;
+            meta.linkable = true;
+        }
+        Ok(Some((self.child(inode.clone()), Data::new(inode, true))))
     }
 
     pub(in crate::layer) fn stat(&self, name: &[u8]) -> Result<Stat> {
         let _still = self.still();
         Ok(self.find(name)?.stat())
+    }
+
+    pub(in crate::layer) fn birth(&self, name: &[u8]) -> Result<Option<Timestamp>> {
+        let _still = self.still();
+        Ok(Some(self.find(name)?.born))
     }
 
     pub(in crate::layer) fn list(&self, each: &mut dyn FnMut(Listed<'_>)) -> Result<()> {
@@ -192,12 +201,13 @@ impl Object {
         }
         let mut meta = inode.meta.lock();
         match meta.nlink {
-            0 if !self.unnamed => return Err(Errno::NOENT),
+            0 if !meta.linkable => return Err(Errno::NOENT),
             MAX_LINKS.. => return Err(Errno::MLINK),
             _ => {}
         }
         ledger.change()?;
         meta.nlink += 1;
+        meta.linkable = false;
         meta.changed();
         drop(meta);
         at.put(new_name, inode);

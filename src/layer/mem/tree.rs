@@ -51,6 +51,7 @@ pub(super) struct Inode {
     pub(super) generation: u64,
     pub(super) kind: Kind,
     pub(super) rdev: u64,
+    pub(super) born: Timestamp,
     pub(super) meta: Mutex<Meta>,
 }
 
@@ -61,6 +62,8 @@ pub(super) struct Meta {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) nlink: u32,
+    /// It was made without a name, and may get one.
+    pub(super) linkable: bool,
     pub(super) atime: Timestamp,
     pub(super) mtime: Timestamp,
     pub(super) ctime: Timestamp,
@@ -83,6 +86,11 @@ impl Tree {
         let numbers = Mutex::new(Numbers { next: 2, ..Numbers::default() });
         let shared = Arc::new(Shared { dev, lock: Mutex::default(), numbers });
         Self { root: shared.make(Kind::Dir, 0o755, 0, Body::Dir { entries: BTreeMap::new(), parent: Weak::new() }) }
+    }
+
+    /// Whether a file can be made in it without a name.
+    pub fn has_unnamed(&self) -> bool {
+        self.root.shared.has_unnamed()
     }
 
     /// Its root. Through a handle that is not writable, and all that come from it, nothing can be changed.
@@ -154,13 +162,14 @@ impl Shared {
             uid: 0,
             gid: 0,
             nlink: if kind == Kind::Dir { 2 } else { 1 },
+            linkable: false,
             atime: now,
             mtime: now,
             ctime: now,
             xattrs: BTreeMap::new(),
             body,
         };
-        Arc::new(Inode { shared: self.clone(), ino, generation, kind, rdev, meta: Mutex::new(meta) })
+        Arc::new(Inode { shared: self.clone(), ino, generation, kind, rdev, born: now, meta: Mutex::new(meta) })
     }
 }
 
@@ -211,7 +220,7 @@ impl Inode {
     }
 
     fn describe(&self, meta: &Meta) -> String {
-        let Meta { mode, uid, gid, nlink, atime, mtime, ctime, xattrs, body } = meta;
+        let Meta { mode, uid, gid, nlink, linkable: _, atime, mtime, ctime, xattrs, body } = meta;
         let mut s = format!("#{}.{} {:?} {mode:o} {uid}:{gid} x{nlink}", self.ino, self.generation, self.kind);
         // Writing to a string does not fail.
         let _ok = write!(s, " rdev {:x} times {atime:?} {mtime:?} {ctime:?}", self.rdev);

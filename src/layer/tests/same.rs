@@ -35,6 +35,7 @@ enum Op {
     CreateInPinned(u8, u8),
     ListPinned(u8),
     OpenDir(At),
+    Tmpfile(u8, u8, u32),
     Seek(At, u16),
 }
 
@@ -88,6 +89,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..2_u8, 0..99_u16).prop_map(|(p, o)| Op::WritePinned(p, o)),
         1 => (0..2_u8, 0..4_u8).prop_map(|(p, n)| Op::CreateInPinned(p, n)),
         1 => (0..2_u8).prop_map(Op::ListPinned),
+        1 => (0..5_u8, 0..2_u8, mode()).prop_map(|(d, p, m)| Op::Tmpfile(d, p, m)),
         1 => at().prop_map(Op::OpenDir),
         1 => (at(), 0..9000_u16).prop_map(|(a, o)| Op::Seek(a, o)),
     ]
@@ -163,6 +165,12 @@ impl Side {
                 Ok(String::new())
             }
             Op::Readlink(a) => self.dir(a.0)?.readlink(name(a)).map(|t| format!("{t:?}")),
+            Op::Tmpfile(d, p, m) => {
+                let (file, _) = self.dir(*d)?.create_unnamed(*m)?.ok_or(Errno::OPNOTSUPP)?;
+                let st = describe(&file.stat(b"")?);
+                self.pins[usize::from(*p)] = Some(file);
+                Ok(st)
+            }
             Op::WritePinned(p, o) => {
                 let pin = self.pinned(*p)?;
                 if pin.stat(b"")?.kind != Kind::File {

@@ -31,6 +31,8 @@ pub(super) enum Op {
     Stat(String),
     List(String),
     Open(usize, String, bool),
+    OpenNameless(usize, String),
+    FdLink(usize, String),
     FdRead(usize),
     FdWrite(usize, u64, u8),
     FdTruncate(usize, u64),
@@ -64,7 +66,7 @@ impl Random {
         let p = self.path();
         let slot = self.below(3) as usize;
         let (at, byte) = (self.below(9000), self.below(256) as u8);
-        match self.below(60) {
+        match self.below(62) {
             0..=3 => Op::Create(p, [0o644, 0o600, 0o755][self.below(3) as usize]),
             4..=6 => Op::Write(p, at, byte),
             7..=8 => Op::Truncate(p, at),
@@ -100,6 +102,8 @@ impl Random {
             56 => Op::Close(slot),
             57 => Op::DirOpen(slot, p),
             58 => Op::DirStep(slot),
+            60 => Op::OpenNameless(slot, p),
+            61 if links => Op::FdLink(slot, p),
             _ => Op::DirEnd(slot),
         }
     }
@@ -213,6 +217,16 @@ impl World {
                 let flags = if *write { OFlags::RDWR } else { OFlags::RDONLY };
                 self.files[*slot] = None;
                 self.files[*slot] = Some(self.open(p, flags, 0)?);
+            }
+            Op::OpenNameless(slot, p) => {
+                self.files[*slot] = None;
+                let file = self.open(p, OFlags::TMPFILE | OFlags::RDWR, 0o640)?;
+                said = facts(&rustix::fs::fstat(&file)?);
+                self.files[*slot] = Some(file);
+            }
+            Op::FdLink(slot, p) => {
+                let fd = std::os::fd::AsRawFd::as_raw_fd(self.file(*slot)?);
+                rustix::fs::linkat(CWD, format!("/proc/self/fd/{fd}"), root, p, AtFlags::SYMLINK_FOLLOW)?;
             }
             Op::FdRead(slot) => said = content(self.file(*slot)?.as_fd())?,
             Op::FdWrite(slot, at, byte) => {
