@@ -94,7 +94,7 @@ impl Ctx {
 
     /// Whether the crate fuser carries the requests, which does not know all of them.
     pub(crate) fn carried_by_fuser(&self) -> bool {
-        let by = |o: &String| o.split(',').any(|o| o == "transport=fuser" || o == "passthrough");
+        let by = |o: &String| o.split(',').any(|o| o == "transport=fuser");
         self.fs == Fs::Onlay && self.options.as_ref().is_some_and(by)
     }
 

@@ -59,10 +59,12 @@ fn dispatch(ops: &Ops, request: &Request<'_>, out: &mut Out<'_>) -> Result<()> {
             entry(out, ops.mkdir(&caller(request, umask), ino, request.name()?, mode)?)
         }
         op::TMPFILE => {
-            f.skip(4)?;
-            let (mode, umask) = (f.u32()?, f.u32()?);
-            entry(out, ops.tmpfile(&caller(request, umask), ino, mode)?)?;
-            out.open_out(FOPEN_KEEP_CACHE)
+            let (flags, mode, umask) = (f.u32()?, f.u32()?, f.u32()?);
+            let attr = ops.tmpfile(&caller(request, umask), ino, mode)?;
+            // It is open from here on; who learns of an error will not forget it.
+            let backing = ops.open(attr.ino, flags).inspect_err(|_| ops.forget(attr.ino, 1))?;
+            entry(out, attr)?;
+            opened(out, backing)
         }
         op::UNLINK => ops.unlink(ino, request.name()?),
         op::RMDIR => ops.rmdir(ino, request.name()?),
@@ -144,10 +146,7 @@ fn dispatch(ops: &Ops, request: &Request<'_>, out: &mut Out<'_>) -> Result<()> {
             let (to_offset, len) = (f.u64()?, f.u64()?);
             out.count(ops.copy_file_range((ino, from), (to, to_offset), len)?)
         }
-        op::OPEN if ops.answers_open() => match ops.open(ino, f.u32()?)? {
-            Some(backing) => out.open_out(FOPEN_PASSTHROUGH, backing),
-            None => out.open_out(FOPEN_KEEP_CACHE, 0),
-        },
+        op::OPEN if ops.answers_open() => opened(out, ops.open(ino, f.u32()?)?),
         op::OPENDIR if ops.answers_opendir() => out.open_out(0, 0),
         op::RELEASE => {
             ops.release(ino);
@@ -156,6 +155,13 @@ fn dispatch(ops: &Ops, request: &Request<'_>, out: &mut Out<'_>) -> Result<()> {
         // Only of those that were opened before the kernel knew that it need not ask.
         op::RELEASEDIR | op::DESTROY => Ok(()),
         _ => Err(Errno::NOSYS),
+    }
+}
+
+fn opened(out: &mut Out<'_>, backing: Option<u32>) -> Result<()> {
+    match backing {
+        Some(backing) => out.open_out(FOPEN_PASSTHROUGH, backing),
+        None => out.open_out(FOPEN_KEEP_CACHE, 0),
     }
 }
 
