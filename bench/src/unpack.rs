@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::mount::{UnmountFlags, unmount};
 
 use crate::base::base;
 use crate::competitor::{Competitor, Kind, everywhere};
@@ -82,8 +83,11 @@ impl Unpack<'_> {
                 // Nobody pays for what another has left to be written.
                 rustix::fs::sync();
                 let start = Instant::now();
-                self.unpack(entrant, &archive, &layout, &to).with_context(|| entrant.label.clone())?;
+                let unpacked = self.unpack(entrant, &archive, &layout, &to);
                 let took = start.elapsed().as_secs_f64();
+                // podman mounts it on itself, and leaves that behind when it fails. Not mounted: nothing to do.
+                unmount(to.join("graph/overlay"), UnmountFlags::DETACH).ok();
+                unpacked.with_context(|| entrant.label.clone())?;
                 if round == 0 {
                     self.check(entrant, &to, wanted)?;
                 } else {
@@ -133,8 +137,14 @@ impl Unpack<'_> {
                 let (at, conf) = (to.display(), to.join("storage.conf"));
                 let driver = "driver=\"overlay\"";
                 fs::write(&conf, format!("[storage]\n{driver}\nrunroot=\"{at}/run\"\ngraphroot=\"{at}/graph\"\n"))?;
+                let engine = to.join("containers.conf");
+                fs::write(
+                    &engine,
+                    format!("[engine]\nlock_type=\"file\"\nevents_logger=\"none\"\ntmp_dir=\"{at}/tmp\"\n"),
+                )?;
                 cmd.args(["load", "-q", "-i"]).arg(archive);
-                cmd.env("CONTAINERS_STORAGE_CONF", conf).env("HOME", to).env("TMPDIR", to);
+                cmd.env("CONTAINERS_STORAGE_CONF", conf).env("CONTAINERS_CONF", engine);
+                cmd.env("HOME", to).env("TMPDIR", to).env("XDG_RUNTIME_DIR", to);
             }
         }
         run(&mut cmd)

@@ -192,6 +192,41 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Words after `.It Cm` or `.Cm` in a part of the manual page, which separates them by commas or bars.
+    fn words<'a>(part: &'a str, start: &'a str) -> BTreeSet<&'a str> {
+        let lines = part.lines().filter_map(|line| line.strip_prefix(start));
+        lines.flat_map(|line| line.split([',', '|', ' '])).filter(|word| !word.is_empty()).collect()
+    }
+
+    #[test]
+    fn the_manual_page_has_every_verb_and_no_other() {
+        let page = include_str!("../../contrib/onlay.1");
+        let part = |from: &str, to: &str| page.split_once(from).and_then(|(_, rest)| rest.split_once(to)).map(|p| p.0);
+        let onlay = Onlay::command();
+        let verbs: BTreeSet<&str> = onlay.get_subcommands().map(clap::Command::get_name).collect();
+        assert_eq!(words(part(".Sh SYNOPSIS", ".Sh").unwrap(), ".Cm "), verbs);
+        assert_eq!(words(part(".Sh DESCRIPTION", ".Sh").unwrap(), ".It Cm "), verbs);
+    }
+
+    #[test]
+    fn every_verb_has_words_and_most_have_examples() {
+        let mut onlay = Onlay::command();
+        onlay.build();
+        for verb in onlay.get_subcommands() {
+            assert!(verb.get_about().is_some(), "{}", verb.get_name());
+            let without = ["df", "gc"].contains(&verb.get_name());
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(without || help.contains("Example"), "{}: {help}", verb.get_name());
+        }
+    }
+}
+
 /// What the daemon logs goes to stderr, in our words; `ONLAY_LOG` says how much.
 fn start_log() {
     env_logger::Builder::from_env(env_logger::Env::new().filter_or("ONLAY_LOG", "warn"))

@@ -30,7 +30,7 @@ pub(in crate::cli) struct ProcessArgs {
     #[arg(long, value_name = "FILE", action = ArgAction::Append, help_heading = "Process")]
     pub(in crate::cli) env_file: Vec<PathBuf>,
 
-    /// The working directory inside [default: /, with --host: this one]
+    /// The working directory inside [default: the image's, or /; with --host: this one]
     #[arg(short, long, value_name = "DIR", help_heading = "Process")]
     pub(in crate::cli) workdir: Option<PathBuf>,
 
