@@ -54,8 +54,12 @@ pub(super) fn run(args: Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     let bars = Bars::new(args.quiet);
     let made = match file {
         Some(_) if args.from.is_dir() => store.import_dir(&args.from, (image, &whence), &name, owners, &bars)?,
-        Some(file) => store.import(file, (image, &whence), &name, owners, &bars)?,
-        None => store.import(std::io::stdin(), (image, "standard input"), &name, owners, &bars)?,
+        Some(file) => {
+            // Of a pipe nobody knows.
+            let bytes = file.metadata().ok().filter(|m| m.is_file()).map(|m| m.len());
+            store.import((file, bytes), (image, &whence), &name, owners, &bars)?
+        }
+        None => store.import((std::io::stdin(), None), (image, "standard input"), &name, owners, &bars)?,
     };
     print(format!("{}\n", made.id()).as_bytes())?;
     Ok(ExitCode::SUCCESS)

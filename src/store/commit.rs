@@ -46,7 +46,7 @@ impl Store {
         let lowers: Vec<_> = lowers.iter().rev().map(handle).collect::<Result<_>>()?;
         let (upper, work) = (open(&container.upper())?, open(&container.work())?);
         let options = pack::Options { owners, ..pack::Options::default() };
-        let packed = self.pack("packing", &container.record.id, progress, |to| {
+        let packed = self.pack("packing", &container.record.name, progress, |to| {
             pack_upper(&upper, Some(&work), &lowers, options, to)
         })?;
         let mut layers: Vec<NewLayer> = (base.manifest().layers().iter().zip(base.diff_ids()))
@@ -81,7 +81,7 @@ impl Store {
         pack: impl FnOnce(&mut dyn Write) -> Result<Packed>,
     ) -> Result<Packed> {
         let key = of(of_what.as_bytes());
-        progress.begin(what, &key, None);
+        progress.begin_named(what, &key, of_what, None);
         let mut to = Told { to: self.new_blob()?, key: &key, progress };
         let packed = pack(&mut to)?;
         to.to.finish(Some(&packed.blob))?;

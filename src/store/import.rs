@@ -19,20 +19,20 @@ pub(super) const LEVEL: flate2::Compression = flate2::Compression::new(6);
 
 impl Store {
     /// Makes an image of one layer of the archive of a root file system. A compressed archive is kept as it came, a plain
-    /// one compressed (gzip). `config` says how to run it; `whence` is for the history.
+    /// one compressed (gzip). Its length is for the progress. `config` says how to run it; `whence` is for the history.
     ///
     /// # Errors
     /// The archive can't be unpacked; the disk's. Nothing is left then.
     pub fn import(
         &self,
-        archive: impl Read + Send,
+        (archive, bytes): (impl Read + Send, Option<u64>),
         (config, whence): (ImageConfiguration, &str),
         name: &Reference,
         owners: Owners,
         progress: &dyn Progress,
     ) -> Result<Image> {
         let _adding = self.adding()?;
-        let layer = self.take_layer(archive, whence, owners, progress)?;
+        let layer = self.take_layer((archive, bytes), whence, owners, progress)?;
         let manifest = self.compose_imported(config, whence, layer)?;
         self.add_image(&manifest, Some(name))
     }
@@ -65,7 +65,7 @@ impl Store {
     /// Unpacks an archive and keeps it as a blob, in one go.
     fn take_layer(
         &self,
-        archive: impl Read + Send,
+        (archive, bytes): (impl Read + Send, Option<u64>),
         whence: &str,
         owners: Owners,
         progress: &dyn Progress,
@@ -80,7 +80,7 @@ impl Store {
         };
         // Progress is told by what the work is about, and the digest is not known yet.
         let key = of(whence.as_bytes());
-        progress.begin("importing", &key, None);
+        progress.begin_named("importing", &key, whence, bytes);
         let mut tee = Tee { from: archive, to: sink, failed: None };
         let built = self.build_layer(|tree| {
             let into = Handle::Disk(disk::Object::open(tree, true).map_err(|e| Error::at("open", tree)(e.into()))?);

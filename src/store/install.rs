@@ -17,6 +17,10 @@ use crate::vocab::digest::short;
 pub trait Progress: Sync {
     /// Work on a blob begins: what (`unpacking`), which, how many bytes it has.
     fn begin(&self, what: &'static str, blob: &Digest, bytes: Option<u64>);
+    /// The same of what is no blob yet: a name for people, and a key to tell of it by.
+    fn begin_named(&self, what: &'static str, key: &Digest, _name: &str, bytes: Option<u64>) {
+        self.begin(what, key, bytes);
+    }
     /// So many more bytes are done.
     fn more(&self, blob: &Digest, bytes: u64);
     /// It is done.
