@@ -19,7 +19,7 @@ cases!("registry":
     login.onlay().by(BOTH), private.onlay().by(BOTH), helper_program.onlay().by(BOTH), only_what_is_new.onlay().by(BOTH),
     committed.onlay().by(BOTH), taken_over.onlay().by(ROOT), with_skopeo.onlay().by(BOTH), docker_manifest.onlay().by(ROOT), platforms.onlay().by(ROOT),
     with_tls.onlay().by(BOTH), interrupted.onlay().by(BOTH), at_the_same_time.onlay().by(BOTH),
-    not_there.onlay().by(ROOT), with_podman.onlay().by(ROOT).engine().slow(300),
+    not_there.onlay().by(ROOT), with_podman.onlay().by(BOTH).engine().slow(300),
 );
 
 /// Bytes that do not compress, for a layer.
@@ -62,7 +62,9 @@ fn refused(cx: &Ctx, args: &[&str]) -> Result<String> {
 pub(super) fn tool(cx: &Ctx, line: &str) -> Result<String> {
     let words: Vec<_> = line.split_whitespace().collect();
     let mut cmd = Command::new(words[0]);
-    cmd.args(&words[1..]).current_dir(&cx.dir.0).env("HOME", cx.dir.p("home"));
+    // podman as an ordinary user keeps things there.
+    let run = cx.dir.dir("run")?.mode("run", 0o700)?.p("run");
+    cmd.args(&words[1..]).current_dir(&cx.dir.0).env("HOME", cx.dir.p("home")).env("XDG_RUNTIME_DIR", run);
     // Never the machine's, which may be somebody else's; podman insists on its being there.
     if !cx.dir.p("auth.json").exists() {
         cx.dir.file("no-auth.json", "{}")?;
