@@ -192,6 +192,18 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// What the daemon logs goes to stderr, in our words; `ONLAY_LOG` says how much.
+fn start_log() {
+    env_logger::Builder::from_env(env_logger::Env::new().filter_or("ONLAY_LOG", "warn"))
+        // It is in the error, too.
+        .filter_module("rustls_platform_verifier", log::LevelFilter::Off)
+        .format(|_, record| {
+            error::log(record.level(), record.args());
+            Ok(())
+        })
+        .init();
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -225,16 +237,4 @@ mod tests {
             assert!(without || help.contains("Example"), "{}: {help}", verb.get_name());
         }
     }
-}
-
-/// What the daemon logs goes to stderr, in our words; `ONLAY_LOG` says how much.
-fn start_log() {
-    env_logger::Builder::from_env(env_logger::Env::new().filter_or("ONLAY_LOG", "warn"))
-        // It is in the error, too.
-        .filter_module("rustls_platform_verifier", log::LevelFilter::Off)
-        .format(|_, record| {
-            error::log(record.level(), record.args());
-            Ok(())
-        })
-        .init();
 }
