@@ -143,7 +143,8 @@ impl Traced {
     }
 }
 
-/// Lists and looks at everything; how many names there are.
+/// Lists and looks at everything, by lstat(2); how many names there are. (Rust's own asks for times of birth, which the index
+/// does not have: each is a call on the layer.)
 fn walk(dir: &Tree) -> Result<usize> {
     let mut found = 0;
     let mut todo = vec![dir.0.clone()];
@@ -151,7 +152,7 @@ fn walk(dir: &Tree) -> Result<usize> {
         for entry in fs::read_dir(&at)? {
             let path = entry?.path();
             found += 1;
-            if path.symlink_metadata()?.is_dir() {
+            if nix::sys::stat::lstat(&path)?.st_mode & libc::S_IFMT == libc::S_IFDIR {
                 todo.push(path);
             }
         }
@@ -177,13 +178,21 @@ fn counted(cx: &Ctx) -> Result<()> {
     let mut mounting = Vec::new();
     for (name, dirs, files) in [("small", 1, 1), ("large", 100, 100)] {
         let traced = Traced::start(cx, name)?;
-        cx.m.stat("")?;
-        let before = traced.calls()?;
+        // Mounting ends a while after the mount is seen: until nothing more comes.
+        cx.m.ls("")?;
+        let mut before = traced.calls()?;
+        loop {
+            std::thread::sleep(Duration::from_millis(500));
+            let now = traced.calls()?;
+            if std::mem::replace(&mut before, now) == traced.calls()? {
+                break;
+            }
+        }
         mounting.push(before.0.values().chain(before.1.values()).sum::<usize>());
         holds!(before.0.contains_key("openat") && before.0.contains_key("statx"), "strace saw nothing: {before:?}");
         // top, data, the directories, the files of all layers but the one that was taken away.
         same!(walk(&cx.m)?, 2 + dirs + dirs * files * LAYERS - 1);
-        same!((cx.m.has("top/0/0-0")?, cx.m.has("top/0/1-0")?, cx.m.has("top/none")?), (false, true, false));
+        holds!(nix::sys::stat::lstat(&cx.m.p("top/0/0-0")).is_err(), "it was taken away");
         let (on_layers, others) = traced.since(&before)?;
         same!((name, on_layers), (name, BTreeMap::new()));
         holds!(others.values().sum::<usize>() < FEW, "{name}: {others:?}");
