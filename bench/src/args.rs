@@ -23,6 +23,9 @@ Examples:
     sudo target/release/bench --build --rounds 1
   Two builds of onlay:
     cargo run --release -p bench -- --against onlay=/tmp/old/onlay,overlayfs
+  What the start of a container costs, as root and as an ordinary user:
+    sudo target/release/bench --start
+    sudo target/release/bench --start --rootless
 
 Competitors: onlay-index (with an image index of the layers), overlayfs, overlayfs-metacopy (with
 metacopy=on,redirect_dir=on), fuse-overlayfs, unionfs, native (a plain copy), and onlay=PATH, fuse-overlayfs=PATH,
@@ -56,7 +59,15 @@ pub(crate) struct Args {
     /// Unpack an image of Debian instead, with onlay, umoci and podman
     #[arg(long, group = "image")]
     pub(crate) unpack: bool,
-    /// A root file system as a tar for --build and --unpack; by default mmdebstrap makes one
+    /// Start containers instead: onlay, podman, crun, runc, bubblewrap; then 100 of them at once. 40 rounds, with
+    /// --quick 5 and 10 at once; --rootless is an ordinary user here
+    #[arg(long, group = "image")]
+    pub(crate) start: bool,
+    /// Containers at once for --start; 0 is none
+    #[arg(long, value_name = "N", requires = "start")]
+    pub(crate) many: Option<usize>,
+    /// A root file system as a tar for --build and --unpack (by default mmdebstrap makes one) or --start (by default
+    /// /bin/true and /bin/sleep of this machine with their libraries)
     #[arg(long, value_name = "TAR", requires = "image")]
     pub(crate) base: Option<PathBuf>,
     /// Never drop the machine's caches
@@ -85,7 +96,12 @@ impl Args {
     }
 
     pub(crate) fn rounds(&self) -> Result<usize> {
-        let rounds = self.rounds.unwrap_or(if self.quick { 2 } else { 5 });
+        let rounds = self.rounds.unwrap_or(match (self.start, self.quick) {
+            (true, true) => 5,
+            (true, false) => 40,
+            (false, true) => 2,
+            (false, false) => 5,
+        });
         ensure!(rounds > 0, "--rounds 0 measures nothing");
         Ok(rounds)
     }

@@ -16,6 +16,7 @@ mod random;
 mod report;
 mod requests;
 mod run;
+mod start;
 mod stats;
 mod tools;
 mod unpack;
@@ -31,7 +32,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Parser as _;
 
 use args::Args;
-use competitor::Missing;
+use competitor::{Competitor, Kind, Missing};
 use elsewhere::{Disk, Elsewhere};
 use fixture::Fixtures;
 use report::{Cell, Report};
@@ -72,6 +73,9 @@ fn bench(args: &Args) -> Result<ExitCode> {
         eprintln!("not there: {} ({})", m.name, m.hint);
     }
     ensure!(!competitors.is_empty(), "nobody to measure");
+    if args.start {
+        return starts(args, rounds, &competitors, &user, &watch);
+    }
     if args.build {
         return build(args, &competitors, &watch);
     }
@@ -176,6 +180,20 @@ fn build(args: &Args, competitors: &[competitor::Competitor], watch: &Watch) -> 
         write(path, &serde_json::to_string_pretty(&rows)?)?;
     }
     Ok(if build::all_done(&rows) { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
+/// What starts cost.
+fn starts(args: &Args, rounds: usize, all: &[Competitor], user: &str, watch: &Watch) -> Result<ExitCode> {
+    let onlay = all.iter().find(|c| c.kind == Kind::Onlay).context("onlay is not there: `cargo build --release`")?;
+    let site = tempfile::Builder::new().prefix("onlay-bench-").tempdir_in(&args.dir)?;
+    let mut machine = machine::describe(site.path(), user);
+    let many = args.many.unwrap_or(if args.quick { 10 } else { 100 });
+    let base = args.base.as_deref();
+    let start = start::Start { onlay: &onlay.program, rounds, many, base, site: site.path() };
+    let tables = start.run(watch);
+    start::clean_up(site.path());
+    machine::finish(&mut machine);
+    say(&format!("{}\n\n{}", report::markdown::machine(&machine), tables?))
 }
 
 /// Takes out what can't be run here, and says so.

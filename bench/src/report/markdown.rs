@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::{Cell, Report, Row, goals};
+use super::{Cell, Machine, Report, Row, goals};
 use crate::requests::Requests;
 
 /// The whole report.
@@ -17,11 +17,17 @@ pub(crate) fn render(report: &Report) -> Result<String, fmt::Error> {
     Ok(out)
 }
 
+/// Where it was measured.
+pub(crate) fn machine(m: &Machine) -> String {
+    let [before, after] = &m.load;
+    format!(
+        "{}, {} × {}, {} GiB, {}, as {}.\nLoad average before: {before}; after: {after}.\n`{}`\n",
+        m.kernel, m.cpus, m.cpu, m.memory_gib, m.filesystem, m.user, m.command
+    )
+}
+
 fn head(report: &Report, out: &mut String) -> fmt::Result {
-    let m = &report.machine;
-    writeln!(out, "{}, {} × {}, {} GiB, {}, as {}.", m.kernel, m.cpus, m.cpu, m.memory_gib, m.filesystem, m.user)?;
-    writeln!(out, "Load average before: {}; after: {}.", m.load[0], m.load[1])?;
-    writeln!(out, "`{}`", m.command)?;
+    out.write_str(&machine(&report.machine))?;
     for note in &report.notes {
         writeln!(out, "{note}")?;
     }
