@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::error::Error;
 use super::output::print;
 use super::store::{ListArgs, StoreArgs, ago, print_rows, size};
+use crate::registry::parse_reference;
 use crate::store::{Image, Store, familiar};
 use crate::vocab::digest::short;
 
@@ -91,7 +92,7 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
 
 fn is_named(name: Option<&(String, String)>, wanted: &str) -> bool {
     let Some((repository, tag)) = name else { return false };
-    let reference = wanted.parse::<Reference>().ok();
+    let reference = parse_reference(wanted).ok();
     let familiar = reference.as_ref().map(familiar);
     let tagged = wanted.rsplit('/').next().is_some_and(|last| last.contains(':'));
     familiar.is_some_and(|(r, t)| r == *repository && (!tagged || t == *tag))

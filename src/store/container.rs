@@ -3,6 +3,7 @@
 //! ```text
 //! containers/ID/record.json    what it is: written once
 //! containers/ID/state.json     how its last run went: see State
+//! containers/ID/throw-away     it goes when it ends, and nothing in it is synced: a crash may spoil it
 //! containers/ID/lock           flock(2): held by whoever runs, changes or reads the writable layer
 //! containers/ID/upper  work    the writable layer, in the `user.overlay.` dialect
 //! ```
@@ -14,9 +15,12 @@ use std::path::{Path, PathBuf};
 use oci_spec::image::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::files::{random_id, read_json};
+use super::files::{random_id, read_json, rename_new};
 use super::lock::{open, try_lock};
 use super::{Error, ErrorKind, Result, Store};
+
+/// An empty file: the name is there before anything else of the container is seen.
+pub(super) const THROW_AWAY: &str = "throw-away";
 
 /// How often to try for a lock that somebody may have for an instant, to look at it.
 const LOOKS: usize = 20;
@@ -229,7 +233,8 @@ impl Store {
         };
         fs::set_permissions(at("upper"), fs::Permissions::from_mode(mode)).map_err(Error::at("chmod", &at("upper")))?;
         if new.remove {
-            self.write_json(&at("state.json"), &State { remove: true, ..State::default() })?;
+            open(&at(THROW_AWAY))?;
+            self.write_json_unsynced(&at("state.json"), &State { remove: true, ..State::default() })?;
         }
         open(&at("lock"))?;
         let _naming = self.naming()?;
@@ -248,9 +253,14 @@ impl Store {
                 record.name = name;
             }
         }
-        self.write_json(&at("record.json"), &record)?;
         let dir = self.path("containers").join(&record.id);
-        self.publish(temp, &dir)?;
+        if new.remove {
+            self.write_json_unsynced(&at("record.json"), &record)?;
+            rename_new(temp, &dir)?;
+        } else {
+            self.write_json(&at("record.json"), &record)?;
+            self.publish(temp, &dir)?;
+        }
         Ok(Container { record, dir })
     }
 
@@ -279,6 +289,8 @@ impl Store {
             match read_json(&dir.join("record.json")) {
                 // Removed meanwhile.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
+                // Spoilt by a crash; the next sweep takes it away.
+                Err(e) if dir.join(THROW_AWAY).exists() => log::debug!("container {e}"),
                 read => found.push(read.map(|record| Container { record, dir })),
             }
         }
@@ -311,7 +323,8 @@ impl Store {
     /// The disk's.
     pub fn set_state(&self, container: &Container, state: &State) -> Result<()> {
         let _adding = self.adding()?;
-        self.write_json(&container.dir.join("state.json"), state)
+        let at = container.dir.join("state.json");
+        if state.remove { self.write_json_unsynced(&at, state) } else { self.write_json(&at, state) }
     }
 
     /// Removes a container and its writable layer. `running` shows that nobody else uses it.
@@ -320,7 +333,11 @@ impl Store {
     /// The disk's.
     pub fn remove_container(&self, container: &Container, running: Running) -> Result<()> {
         let _adding = self.adding()?;
-        let removed = self.remove_tree(&container.dir);
+        let removed = match container.dir.join(THROW_AWAY).exists() {
+            // Should it be there again after a crash, the next sweep takes it away.
+            true => self.remove_tree_unsynced(&container.dir),
+            false => self.remove_tree(&container.dir),
+        };
         drop(running);
         removed
     }

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::{NamedTempFile, TempDir};
@@ -40,6 +41,19 @@ impl Store {
         sync_parent(at)
     }
 
+    /// The same for what need not survive the machine's crash: in one step for who reads it, but after a crash it may be
+    /// empty.
+    pub(super) fn write_json_unsynced(&self, at: &Path, value: &impl Serialize) -> Result<()> {
+        let fail = |e| Error::io(format_args!("write {}", at.display()), &e);
+        let mut file = self.temp_file()?;
+        file.write_all(&to_json(value)?).map_err(fail)?;
+        // Some file systems write a file out when it replaces another, but not when the two change places.
+        match rustix::fs::renameat_with(CWD, file.path(), CWD, at, RenameFlags::EXCHANGE) {
+            Ok(()) => Ok(()),
+            Err(_) => file.persist(at).map_err(|e| fail(e.error)).map(drop),
+        }
+    }
+
     pub(super) fn write_json(&self, at: &Path, value: &impl Serialize) -> Result<()> {
         self.write_file(at, &to_json(value)?)
     }
@@ -53,12 +67,21 @@ impl Store {
     /// Takes a directory out of sight in one step, then removes it. A crash in between leaves it in `tmp/`. Makes nothing
     /// for that: this is what frees a full disk.
     pub(super) fn remove_tree(&self, path: &Path) -> Result<()> {
+        self.bury(path, sync_parent)
+    }
+
+    /// The same for what a sweep knows to be no use: after a crash of the machine it may be there again.
+    pub(super) fn remove_tree_unsynced(&self, path: &Path) -> Result<()> {
+        self.bury(path, |_| Ok(()))
+    }
+
+    fn bury(&self, path: &Path, sync: fn(&Path) -> Result<()>) -> Result<()> {
         let grave = self.path("tmp").join(format!("gone-{}", random_id()?));
         match fs::rename(path, &grave) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             moved => moved.map_err(Error::at("remove", path))?,
         }
-        sync_parent(path)?;
+        sync(path)?;
         fs::remove_dir_all(&grave).map_err(Error::at("remove", &grave))
     }
 }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::image::Digest;
 
-use super::lock::try_lock;
+use super::container::{State, THROW_AWAY};
+use super::files::read_json;
+use super::lock::{open, try_lock};
 use super::{Error, Result, Store};
 
 /// What a sweep has removed.
@@ -66,13 +68,18 @@ impl Store {
         Ok(Some(freed))
     }
 
-    /// Containers that were to go when they ended, and whose end nobody has seen.
+    /// Containers that were to go when they ended, and whose end nobody has seen. What a crash has left of them may be
+    /// unreadable.
     fn sweep_containers(&self) -> Result<()> {
-        for container in self.containers()? {
-            if container.state()?.remove
-                && let Ok(_running) = container.take()
-            {
-                self.remove_tree(container.dir())?;
+        let dir = self.path("containers");
+        for entry in fs::read_dir(&dir).map_err(Error::at("read", &dir))? {
+            let dir = entry.map_err(Error::at("read", &dir))?.path();
+            let lock = dir.join("lock");
+            // Those of earlier versions have a state only.
+            let goes = dir.join(THROW_AWAY).exists()
+                || read_json::<State>(&dir.join("state.json")).is_ok_and(|state| state.remove);
+            if goes && try_lock(&open(&lock)?, &lock)? {
+                self.remove_tree(&dir)?;
             }
         }
         Ok(())

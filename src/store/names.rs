@@ -65,7 +65,7 @@ fn name_of(entry: &Descriptor) -> Option<&str> {
 }
 
 fn name(entry: &Descriptor) -> Option<Reference> {
-    name_of(entry)?.parse().ok()
+    parse_reference(name_of(entry)?).ok()
 }
 
 impl Store {

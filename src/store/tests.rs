@@ -240,6 +240,29 @@ fn containers_are_found_by_name_and_id_and_have_one_user() {
 }
 
 #[test]
+fn what_is_to_be_thrown_away_goes_whatever_a_crash_has_left_of_it() {
+    let (_dir, store) = store();
+    let a = image(&store, &["a"], Some("a"));
+    let new = |name: &str| NewContainer { remove: true, ..new_container(&a, Some(name)) };
+    let [ended, running, spoilt] = ["ended", "running", "spoilt"].map(|n| store.create_container(new(n)).unwrap());
+    let kept = store.create_container(new_container(&a, Some("kept"))).unwrap();
+    let state = State { started: Some("now".into()), remove: true, ..State::default() };
+    store.set_state(&ended, &state).unwrap();
+    assert_eq!(ended.state().unwrap(), state);
+    // Names were written, contents were not.
+    for (container, name) in [(&spoilt, "record.json"), (&spoilt, "state.json"), (&kept, "state.json")] {
+        fs::write(container.dir().join(name), "").unwrap();
+    }
+    let runs = running.take().unwrap();
+    store.sweep(true).unwrap();
+    assert_eq!(store.containers().unwrap(), [running.clone(), kept.clone()]);
+    // Somebody's work is in it.
+    assert!(!ended.dir().exists() && !spoilt.dir().exists() && kept.dir().exists());
+    store.remove_container(&running, runs).unwrap();
+    assert!(!running.dir().exists() && fs::read_dir(store.path("tmp")).unwrap().next().is_none());
+}
+
+#[test]
 fn json_has_sorted_keys() {
     let map = std::collections::HashMap::from([("b", 1), ("a", 2), ("c", 3)]);
     assert_eq!(to_json(&[map]).unwrap(), br#"[{"a":2,"b":1,"c":3}]"#);

@@ -25,7 +25,11 @@ struct Memory {
     private: u64,
 }
 
-pub(super) fn table(contenders: &[(&Contender, &'static [&'static str])], many: usize, place: &Place<'_>) -> Result<String> {
+pub(super) fn table(
+    contenders: &[(&Contender, &'static [&'static str])],
+    many: usize,
+    place: &Place<'_>,
+) -> Result<String> {
     let mut text = format!(
         "| each of {many} containers of one image at once | processes | proportional (PSS) | private |\n\
          |---|---|---|---|\n"
@@ -194,7 +198,10 @@ mod tests {
     fn memory_is_summed() {
         let mut sum = Memory::default();
         for _ in 0..2 {
-            add(&mut sum, "00-ff [rollup]\nRss: 9 kB\nPss:                 100 kB\nPss_Dirty: 5 kB\nPrivate_Clean: 3 kB\nPrivate_Dirty: 4 kB\n");
+            add(
+                &mut sum,
+                "00-ff [rollup]\nRss: 9 kB\nPss:                 100 kB\nPss_Dirty: 5 kB\nPrivate_Clean: 3 kB\nPrivate_Dirty: 4 kB\n",
+            );
         }
         assert_eq!(sum, Memory { processes: 2, proportional: 200, private: 14 });
     }
