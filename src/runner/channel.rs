@@ -30,6 +30,8 @@ pub(super) enum Message {
     MapsWritten,
     /// Init: its network namespace is there, connect it.
     NeedNetwork,
+    /// Init, to the supervisor: who listens for chown(2) comes along.
+    Chown,
     /// Parent, by way of the supervisor: it is connected.
     Connected,
     /// Parent: send this signal on.
@@ -159,6 +161,7 @@ fn encode(message: &Message) -> Vec<u8> {
         Message::Starting => (b's', 0, String::new()),
         Message::NeedNetwork => (b'N', 0, String::new()),
         Message::Connected => (b'C', 0, String::new()),
+        Message::Chown => (b'o', 0, String::new()),
         Message::Exec(process) => (b'x', 0, process.clone()),
         Message::Running => (b'r', 0, String::new()),
         Message::Stopped => (b'z', 0, String::new()),
@@ -183,6 +186,7 @@ fn decode(packet: &[u8]) -> Option<Message> {
         b's' => Message::Starting,
         b'N' => Message::NeedNetwork,
         b'C' => Message::Connected,
+        b'o' => Message::Chown,
         b'x' => Message::Exec(text.into_owned()),
         b'r' => Message::Running,
         b'z' => Message::Stopped,
@@ -215,6 +219,7 @@ mod tests {
             Message::Running,
             Message::NeedNetwork,
             Message::Connected,
+            Message::Chown,
             Message::Stopped,
             Message::Warning("w".into()),
             Message::Failed(failed),

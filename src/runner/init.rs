@@ -16,12 +16,14 @@ use super::error::RUNNER_FAILED;
 use super::inside::{Failure, Roots};
 use super::parent::{Origin, USUAL_UMASK};
 use super::plan::{self, Step};
+use super::seccomp;
 use super::process::{self, Start, become_command};
 use super::signals::Signals;
 use super::terminal::{Own, Terminal};
 use super::{Error, Plan, Process, Spec};
 use crate::sys::net::loopback_up;
 use crate::sys::process::{Fork, close_all_but, end_with, fork};
+use crate::sys::seccomp::install_listened;
 
 /// Init's ends of two channels.
 pub(super) struct Ends<'a> {
@@ -97,6 +99,17 @@ fn carry_out(step: &Step, place: Place, ends: &Ends<'_>) -> Result<Place, Failur
             if let Err(Failure { errno, hint }) = roots.carry_out(step) {
                 let why = hint.map_or(String::new(), |h| format!(" ({h})"));
                 ends.up.send(&Message::Warning(format!("{path}: {errno}{why}")));
+            }
+        }
+        (Step::HandOverChown, Place::Inside(_)) => {
+            let listening = seccomp::chown_program().map_err(|e| e.to_string());
+            match listening.and_then(|p| install_listened(&p).map_err(|e| crate::vocab::why(&e))) {
+                Ok(listener) => drop(ends.link.send_with(&Message::Chown, &[listener.as_fd()])),
+                // In a container that listens itself, say.
+                Err(e) => {
+                    let text = format!("chown inside to other ids than root's will fail: {e}");
+                    ends.up.send(&Message::Warning(text));
+                }
             }
         }
         (Step::LimitBounding(set), Place::Inside(_)) => process::limit_bounding(*set)?,

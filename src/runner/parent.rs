@@ -193,7 +193,12 @@ fn watch(
                     running();
                 }
             }
-            Message::Stopped | Message::MapsWritten | Message::Signal(_) | Message::Exec(_) | Message::Connected => {}
+            Message::Stopped
+            | Message::MapsWritten
+            | Message::Signal(_)
+            | Message::Exec(_)
+            | Message::Connected
+            | Message::Chown => {}
         }
     }
     if let Some(relay) = relay {

@@ -88,6 +88,8 @@ pub enum Step {
     },
     /// The view itself becomes read-only, with what is mounted in it left as it is.
     SealView,
+    /// seccomp_unotify(2): chown(2) to ids that are not there comes to the supervisor.
+    HandOverChown,
     /// setrlimit(2).
     Limit(Limit),
     /// chdir(2), and the proof that it is inside.
@@ -221,6 +223,9 @@ fn steps(spec: &Spec) -> Vec<Step> {
         steps.push(Step::SealView);
     }
     steps.push(Step::PivotRoot);
+    if spec.mapping.is_single() {
+        steps.push(Step::HandOverChown);
+    }
     let kept = init_capabilities(&spec.process);
     steps.extend([Step::LimitBounding(kept), Step::LimitCapabilities(kept)]);
     steps
@@ -298,6 +303,7 @@ impl fmt::Display for Step {
             Self::ChangeDir(p) => write!(f, "change to directory {}", show(p)),
             Self::Volume(volume) => write!(f, "{volume}"),
             Self::MakeWorkdir { path, .. } => write!(f, "make working directory {}", show(path)),
+            Self::HandOverChown => write!(f, "hand chown to ids that are not there over to the view"),
             Self::SealView => write!(f, "make the view read-only"),
             Self::Limit(Limit { name, soft, hard }) => {
                 let show = |n: &Option<u64>| n.map_or("unlimited".to_owned(), |n| n.to_string());

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
@@ -256,4 +257,20 @@ pub trait Root {
     /// # Errors
     /// What was lost; it becomes the runner's error.
     fn finish(&mut self) -> Result<(), RootError>;
+
+    /// Who remembers owners that the kernel knows nothing of, where the view has such a one. Asked between
+    /// [`serve`](Root::serve) and [`finish`](Root::finish).
+    fn owners(&self) -> Option<Arc<dyn Owners>> {
+        None
+    }
+}
+
+/// Who remembers owners: the view.
+pub trait Owners: Send + Sync {
+    /// From now on this user or group owns the object of this inode number, whatever is shown. It is open while we are
+    /// asked.
+    ///
+    /// # Errors
+    /// As chown(2).
+    fn give(&self, ino: u64, uid: Option<u32>, gid: Option<u32>) -> Result<(), std::io::Error>;
 }

@@ -18,7 +18,7 @@ use super::enter::refused;
 use super::error::RUNNER_FAILED;
 use super::init::Ends;
 use super::parent::Origin;
-use super::{Error, Network, Plan, Root, Spec, init};
+use super::{Error, Network, Plan, Root, Spec, init, owners};
 use crate::sys::process::{Fork, end_with, fork_into};
 
 /// Its life, in the forked child; returns its exit code.
@@ -98,7 +98,13 @@ fn around_init(
     drop(inits);
     let guarded = pidfd(init).and_then(|fd| {
         root.serve().map_err(Error::of_root)?;
-        attend(init, &fd, channel, &link)
+        let hand_over = |listener| match (root.owners(), rustix::fs::stat(target)) {
+            (Some(owners), Ok(view)) => owners::attend(listener, owners, view.st_dev),
+            // Those who wait get ENOSYS.
+            (None, _) => Ok(()),
+            (_, Err(e)) => Err(Error::new(format_args!("stat {}", target.display()), e)),
+        };
+        attend(init, &fd, channel, &link, hand_over)
     });
     if guarded.is_err() {
         kill(init, Signal::SIGKILL).map_err(|e| Error::new("kill init", e))?;
@@ -134,17 +140,49 @@ fn pidfd(pid: Pid) -> Result<OwnedFd, Error> {
     pidfd_open(pid, PidfdFlags::empty()).map_err(|e| Error::new("pidfd_open", e))
 }
 
-/// Sends signals on until init has ended; ends it if the parent has.
-fn attend(init: Pid, pidfd: &OwnedFd, channel: &Channel, link: &Channel) -> Result<(), Error> {
+/// Waits for init's end, which is under way.
+fn wait_for(pidfd: &OwnedFd) -> Result<(), Error> {
+    let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     loop {
-        let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN), PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {}
+            done => return done.map(drop).map_err(|e| Error::new("poll", e)),
+        }
+    }
+}
+
+/// Sends signals on until init has ended; ends it if the parent has.
+fn attend(
+    init: Pid,
+    pidfd: &OwnedFd,
+    channel: &Channel,
+    link: &Channel,
+    hand_over: impl Fn(OwnedFd) -> Result<(), Error>,
+) -> Result<(), Error> {
+    loop {
+        let heard = PollFlags::POLLIN;
+        let mut fds = [
+            PollFd::new(pidfd.as_fd(), heard),
+            PollFd::new(channel.as_fd(), heard),
+            PollFd::new(link.as_fd(), heard),
+        ];
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             done => done.map_err(|e| Error::new("poll", e))?,
         };
-        let (ended, spoken) = (fds[0].any().unwrap_or(true), fds[1].any().unwrap_or(true));
+        let [ended, spoken, told] = fds.map(|fd| fd.any().unwrap_or(true));
         if ended {
             return Ok(());
+        }
+        if told {
+            match link.receive().map_err(|e| Error::new("receive", e))? {
+                Some(Received { message: Message::Chown, fds, .. }) => {
+                    fds.into_iter().next().map_or(Ok(()), &hand_over)?;
+                }
+                Some(_) => {}
+                // Init is about to end.
+                None => return wait_for(pidfd),
+            }
         }
         if !spoken {
             continue;

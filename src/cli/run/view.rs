@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,8 @@ use crate::cli::error::Error;
 use crate::cli::layers::{Given, Opened};
 use crate::cli::limits::raise_open_files;
 use crate::fuse::{self, Mount, Mountpoint, Options, Session, Tuning};
-use crate::overlay::{Config, Overlay};
-use crate::runner::{Root, RootError};
+use crate::overlay::{Config, Overlay, SetAttr};
+use crate::runner::{Owners, Root, RootError};
 use crate::vocab::why;
 
 /// How long the daemon's threads may take to end once everything inside has.
@@ -36,6 +36,19 @@ pub(in crate::cli) struct View {
     recording: Option<Recording>,
     /// Locks on upper and work.
     opened: Vec<std::os::fd::OwnedFd>,
+    /// The union while it is served: whoever asks in the end must not keep it.
+    overlay: Weak<Overlay>,
+}
+
+/// Remembers owners in the union, whose answers to the kernel show none of them.
+struct Rememberer(Weak<Overlay>);
+
+impl Owners for Rememberer {
+    fn give(&self, ino: u64, uid: Option<u32>, gid: Option<u32>) -> std::io::Result<()> {
+        let overlay = self.0.upgrade().ok_or(rustix::io::Errno::NODEV)?;
+        overlay.setattr(ino, &SetAttr { uid, gid, ..SetAttr::default() })?;
+        Ok(())
+    }
 }
 
 impl View {
@@ -53,6 +66,7 @@ impl View {
             recorder: None,
             recording: None,
             opened: Vec::new(),
+            overlay: Weak::new(),
         }
     }
 
@@ -101,6 +115,7 @@ impl View {
     fn mount_at(&mut self, target: &Path) -> Result<(), Error> {
         let mountpoint = Mountpoint::new(target)?;
         let overlay = Arc::new(self.open()?);
+        self.overlay = Arc::downgrade(&overlay);
         let mount = Mount::new(mountpoint, &Options { allow_other: Some(true), ..Options::default() })?;
         self.session = Some(Session::new(mount, overlay, &Tuning::default())?);
         Ok(())
@@ -152,6 +167,10 @@ impl Root for View {
 
     fn finish(&mut self) -> Result<(), RootError> {
         Ok(self.end()?)
+    }
+
+    fn owners(&self) -> Option<Arc<dyn Owners>> {
+        self.config.stored_owners.then(|| Arc::new(Rememberer(self.overlay.clone())) as Arc<dyn Owners>)
     }
 }
 

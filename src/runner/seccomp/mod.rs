@@ -62,6 +62,42 @@ fn architecture() -> Result<TargetArch, Error> {
     std::env::consts::ARCH.try_into().map_err(|_| Error::Architecture)
 }
 
+/// Hands over what the kernel would refuse because an id is not there: calls that name one beside 0, where nothing else is.
+/// All else passes, and the kernel knows it by the numbers alone (and keeps that in a table).
+pub(super) fn chown_program() -> Result<BpfProgram, Error> {
+    let here: u32 = match architecture()? {
+        TargetArch::x86_64 => 0xc000_003e,
+        TargetArch::aarch64 => 0xc000_00b7,
+        TargetArch::riscv64 => 0xc000_00f3,
+    };
+    // The number of the call, and which argument is the user; the group is the next one.
+    let mut calls = vec![(libc::SYS_fchown, 1), (libc::SYS_fchownat, 2)];
+    #[cfg(target_arch = "x86_64")]
+    calls.extend([(libc::SYS_chown, 1), (libc::SYS_lchown, 1)]);
+    let (pass, ask) = (libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_USER_NOTIF);
+    let equal = |k: u32, jt: u8, jf: u8| sock_filter { code: JUMP_EQUAL, jt, jf, k };
+    // struct seccomp_data: number, architecture, instruction pointer, arguments.
+    let mut program = vec![statement(LOAD, 4), equal(here, 1, 0), statement(RETURN, pass)];
+    for (number, user) in calls {
+        // The lower halves, which are all that the kernel looks at.
+        let [uid, gid] = [user, user + 1].map(|argument| statement(LOAD, 16 + 8 * argument + UPPER_FIRST));
+        program.extend([
+            statement(LOAD, 0),
+            equal(u32::try_from(number).unwrap_or(u32::MAX), 0, 8),
+            uid,
+            equal(0, 1, 0),
+            equal(AS_IT_IS, 0, 3),
+            gid,
+            equal(0, 2, 0),
+            equal(AS_IT_IS, 1, 0),
+            statement(RETURN, ask),
+            statement(RETURN, pass),
+        ]);
+    }
+    program.push(statement(RETURN, pass));
+    Ok(program)
+}
+
 fn default_programs(capabilities: CapabilitySet) -> Result<Programs, Error> {
     let architecture = architecture()?;
     let allowed = SeccompFilter::new(
@@ -120,6 +156,11 @@ fn condition(arg: u8, len: SeccompCmpArgLen, op: SeccompCmpOp, value: u64) -> Re
 fn rule(conditions: impl Into<Vec<SeccompCondition>>) -> Result<SeccompRule, Error> {
     Ok(SeccompRule::new(conditions.into())?)
 }
+
+/// An id that says: leave it.
+const AS_IT_IS: u32 = u32::MAX;
+/// Where the lower half of an argument begins.
+const UPPER_FIRST: u32 = if cfg!(target_endian = "big") { 4 } else { 0 };
 
 // Of linux/bpf_common.h and linux/filter.h: what seccompiler has no words for.
 const LOAD: u16 = 0x20;

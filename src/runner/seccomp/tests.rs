@@ -107,6 +107,36 @@ fn another_architecture_is_killed() {
 }
 
 #[test]
+fn only_ids_that_are_not_there_are_handed_over() {
+    let program = chown_program().unwrap();
+    let ask = |number, args: [u64; 4]| {
+        let [a, b, c, d] = args;
+        interpret(&program, HERE, number, [a, b, c, d, 0, 0])
+    };
+    let none = u64::from(u32::MAX);
+    let by_name = [(libc::SYS_fchown, 1), (libc::SYS_fchownat, 2)];
+    #[cfg(target_arch = "x86_64")]
+    let by_name = [by_name.as_slice(), &[(libc::SYS_chown, 1), (libc::SYS_lchown, 1)]].concat();
+    for (number, first) in by_name {
+        let with = |uid: u64, gid: u64| {
+            let mut args = [7; 4];
+            args[first] = uid;
+            args[first + 1] = gid;
+            ask(number, args)
+        };
+        for (uid, gid) in [(0, 0), (0, none), (none, 0), (none, none), (u64::MAX, 0), (1 << 32, 0)] {
+            assert_eq!(with(uid, gid), ALLOW, "{number} {uid} {gid}");
+        }
+        for (uid, gid) in [(33, 0), (0, 33), (33, none), (none, 33), (33, 44), (0x1_0000_0021, 0)] {
+            assert_eq!(with(uid, gid), libc::SECCOMP_RET_USER_NOTIF, "{number} {uid} {gid}");
+        }
+    }
+    assert_eq!(ask(libc::SYS_write, [33; 4]), ALLOW);
+    // Other tables have other numbers: the kernel refuses what it does not know, as ever.
+    assert_eq!(interpret(&program, 0x4000_0003, libc::SYS_fchown, [33; 6]), ALLOW);
+}
+
+#[test]
 fn capabilities_open_what_belongs_to_them() {
     let ask = default_of(CapabilitySet::SYS_ADMIN);
     for call in [libc::SYS_mount, libc::SYS_clone3, libc::SYS_unshare] {
