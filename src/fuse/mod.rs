@@ -22,7 +22,6 @@ mod ours;
 mod readahead;
 mod ring;
 pub mod session;
-mod set_id;
 mod straight;
 mod transport;
 mod wire;

@@ -16,9 +16,10 @@ use parking_lot::Mutex;
 use super::bare::Bare;
 use super::mechanisms::{Chosen, Wish, Wishes, why};
 use super::straight::Straight;
-use super::{Attrs, PID_ATTR, SYNC_ATTR, Tuning, capability, set_id};
+use super::{Attrs, PID_ATTR, SYNC_ATTR, Tuning, capability};
 use crate::layer::File;
 use crate::overlay::{Attr, Caller, Overlay, ROOT, SetAttr};
+use crate::vocab::set_id;
 use crate::vocab::{Errno, Kind, Result, Space, Stat, Timestamp};
 
 /// `FS_IOC_GETFLAGS` of ioctl_iflags(2), whose argument is an `int` whatever its number says.

@@ -9,7 +9,11 @@ use crate::layer::Handle;
 use crate::vocab::dialect::{self, STORED_STATS};
 use crate::vocab::ids::IdMap;
 use crate::vocab::owner::StoredStat;
+use crate::vocab::set_id;
 use crate::vocab::{Access, Errno, Kind, Result, SetTime, Space, Stat, Timestamp};
+
+/// Rights that a program gives its user, capabilities(7).
+const CAPABILITY: &[u8] = b"security.capability";
 
 impl Overlay {
     /// stat(2).
@@ -176,7 +180,24 @@ impl Overlay {
     fn own(&self, dir: &Handle, name: &[u8], uid: Option<u32>, gid: Option<u32>, mode: Option<u32>) -> Result<()> {
         let ids = &self.config.ids;
         let stored = |map: &IdMap, id: Option<u32>| id.map(|id| map.stored(id).ok_or(Errno::INVAL)).transpose();
+        let mut mode = mode;
+        if self.config.stored_owners && (uid.is_some() || gid.is_some()) && mode.is_none() {
+            mode = self.without_rights(dir, name)?;
+        }
         self.give(dir, name, stored(&ids.uid, uid)?, stored(&ids.gid, gid)?, mode)
+    }
+
+    /// What chown(2) of a file takes away, where it is not the file system's; the mode that is left, if that changes.
+    fn without_rights(&self, dir: &Handle, name: &[u8]) -> Result<Option<u32>> {
+        let now = self.stored_stat(dir, name)?;
+        if now.kind != Kind::File {
+            return Ok(None);
+        }
+        match dir.removexattr(name, CAPABILITY) {
+            Ok(()) | Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => {}
+            Err(e) => return Err(e),
+        }
+        Ok(set_id::without(now.mode))
     }
 
     /// Gives an upper object to a stored id, or remembers that it was given where the file system can't.

@@ -7,6 +7,7 @@ pub mod digest;
 pub mod handle;
 pub mod ids;
 pub mod owner;
+pub mod set_id;
 
 pub use attr::{Access, Kind, SetTime, Space, Stat, Timestamp};
 pub use rustix::io::Errno;

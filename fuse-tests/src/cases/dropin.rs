@@ -435,6 +435,9 @@ fn stored_owners(cx: &mut Ctx) -> Result<()> {
         same!((owner(&m, &d)?, m.bits(&d)?, owner(&m, "f")?), ((14, 15), 0o700, (3, 4)));
         // It is not the program's to see or to set.
         holds!(m.listx(&f)?.is_empty(), "{:?}", m.listx(&f)?);
+        // What a file loses when it is given away.
+        m.owner(&f, 12, 14)?.mode(&d, 0o2755)?.owner(&d, 14, 16)?;
+        same!((owner(&m, &f)?, m.bits(&f)?, m.bits(&d)?), ((12, 14), 0o751, 0o2755));
         umount(cx, &cx.m.0)?;
         cx.wait_for_daemons()?;
     }

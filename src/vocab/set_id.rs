@@ -1,11 +1,11 @@
 //! Set-id bits go when a file is written, cut or given away, unless by somebody who may set them (`CAP_FSETID`).
 //!
-//! With `FUSE_HANDLE_KILLPRIV_V2` this is ours to do; the kernel in turn asks only once, and not before each write, for
+//! With `FUSE_HANDLE_KILLPRIV_V2` this is the daemon's to do; the kernel in turn asks only once, and not before each write, for
 //! `security.capability`. It tells us by a SETATTR that sets nothing (what `file_remove_privs` becomes), before writes of
 //! any kind, fallocate and copy_file_range; and by a flag of a SETATTR that cuts, which fuser 0.18 does not pass on.
 
 /// The mode without what a write takes from it; `None` where it takes nothing.
-pub(super) fn without(mode: u32) -> Option<u32> {
+pub fn without(mode: u32) -> Option<u32> {
     // A group bit without execution means something else (chmod(2): mandatory locking).
     let set_group = if mode & 0o2010 == 0o2010 { 0o2000 } else { 0 };
     let gone = mode & 0o4000 | set_group;
