@@ -28,7 +28,8 @@ const PATH_MAX: usize = 4096;
 /// Who answers.
 struct Desk {
     listener: OwnedFd,
-    owners: Arc<dyn Owners>,
+    /// `None`: the view can't.
+    owners: Option<Arc<dyn Owners>>,
     /// The device number of the view.
     device: u64,
     /// The machine's, whatever is mounted on /proc where we look.
@@ -54,9 +55,10 @@ enum Which {
 }
 
 /// Answers in a thread until the last process inside has ended; `device` is the number of the view's.
-pub(super) fn attend(listener: OwnedFd, owners: Arc<dyn Owners>, device: u64) -> Result<(), Error> {
+pub(super) fn attend(listener: OwnedFd, owners: Option<Arc<dyn Owners>>, device: u64) -> Result<(), Error> {
     let dir = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let open = |path| rustix::fs::open(path, dir, Mode::empty()).map_err(|e| Error::new(format_args!("open {path}"), e));
+    let open =
+        |path| rustix::fs::open(path, dir, Mode::empty()).map_err(|e| Error::new(format_args!("open {path}"), e));
     let desk = Desk { listener, owners, device, proc: open("/proc")?, root: open("/")? };
     let serve = move || match desk.serve() {
         Ok(()) => {}
@@ -94,7 +96,7 @@ impl Desk {
     }
 
     fn carry_out(&self, call: &Call) -> Result<Answer, Errno> {
-        let Some(wish) = Wish::of(call) else { return Ok(Answer::GoOn) };
+        let (Some(wish), Some(owners)) = (Wish::of(call), &self.owners) else { return Ok(Answer::GoOn) };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let caller = rustix::fs::openat(&self.proc, call.thread.to_string(), flags, Mode::empty())?;
         // Not before: this directory is that thread's for ever.
@@ -121,7 +123,7 @@ impl Desk {
         let (uid, gid) = (root(wish.uid).map(Uid::from_raw), root(wish.gid).map(Gid::from_raw));
         rustix::fs::chownat(&file, "", uid, gid, AtFlags::EMPTY_PATH)?;
         // .. and whom it does not know.
-        self.owners.give(stat.st_ino, wish.uid, wish.gid).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+        owners.give(stat.st_ino, wish.uid, wish.gid).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
         Ok(Answer::Done)
     }
 

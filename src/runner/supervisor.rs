@@ -98,11 +98,10 @@ fn around_init(
     drop(inits);
     let guarded = pidfd(init).and_then(|fd| {
         root.serve().map_err(Error::of_root)?;
-        let hand_over = |listener| match (root.owners(), rustix::fs::stat(target)) {
-            (Some(owners), Ok(view)) => owners::attend(listener, owners, view.st_dev),
-            // Those who wait get ENOSYS.
-            (None, _) => Ok(()),
-            (_, Err(e)) => Err(Error::new(format_args!("stat {}", target.display()), e)),
+        let hand_over = |listener| {
+            let view =
+                rustix::fs::stat(target).map_err(|e| Error::new(format_args!("stat {}", target.display()), e))?;
+            owners::attend(listener, root.owners(), view.st_dev)
         };
         attend(init, &fd, channel, &link, hand_over)
     });
@@ -161,11 +160,8 @@ fn attend(
 ) -> Result<(), Error> {
     loop {
         let heard = PollFlags::POLLIN;
-        let mut fds = [
-            PollFd::new(pidfd.as_fd(), heard),
-            PollFd::new(channel.as_fd(), heard),
-            PollFd::new(link.as_fd(), heard),
-        ];
+        let mut fds =
+            [PollFd::new(pidfd.as_fd(), heard), PollFd::new(channel.as_fd(), heard), PollFd::new(link.as_fd(), heard)];
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
             done => done.map_err(|e| Error::new("poll", e))?,

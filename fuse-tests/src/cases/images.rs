@@ -22,7 +22,7 @@ cases!("images":
     mounted_with_an_upper.onlay().by(ALL), the_same_changes_are_the_same_layer.onlay().by(ALL),
     what_was_removed_stays_removed.onlay().by(ALL), exported.onlay().by(ALL), a_directory_is_imported.onlay().by(ALL),
     bad_archives.onlay().by(ALL), mistakes_are_told.onlay().by(ALL), docker_archives.onlay().by(ALL),
-    peers.onlay().by(ROOT),
+    peers.onlay().by(ROOT), owners_without_a_range.onlay().by(&[User::Norange]),
 );
 
 /// Runs a verb on the case's own store.
@@ -374,6 +374,29 @@ fn exported(cx: &mut Ctx) -> Result<()> {
     says(cx, &["export", "-o", &file, "app"])?;
     let names = Out::of(Command::new("tar").args(["-tf", &file]))?.ok()?.stdout;
     holds!(names.lines().any(|n| n.ends_with("data/new")) && !names.contains(".wh."), "{names}");
+    Ok(())
+}
+
+/// With one id only: owners set inside are those of what goes out.
+fn owners_without_a_range(cx: &mut Ctx) -> Result<()> {
+    base(cx)?;
+    let script = "busybox chown 33:44 /etc/motd; busybox chown -R 1000:5 /data; echo x > /new; busybox chown 7 /new";
+    says(cx, &["run", "--name", "one", "base", "sh", "-ec", script])?;
+    says(cx, &["commit", "-q", "one", "app"])?;
+    let (of_container, of_image, again) = (path(cx, "c.tar"), path(cx, "i.tar"), path(cx, "again.tar"));
+    says(cx, &["export", "-o", &of_container, "one"])?;
+    says(cx, &["export", "-o", &of_image, "app"])?;
+    // As the layers below they show, and are kept, too.
+    says(cx, &["run", "--name", "two", "app", "sh", "-ec", "echo more >> /etc/motd; busybox chown 7:3 /new"])?;
+    says(cx, &["export", "-o", &again, "two"])?;
+    for (tar, new) in [(of_container, "7/0"), (of_image, "7/0"), (again, "7/3")] {
+        let list = Out::of(Command::new("tar").args(["--numeric-owner", "-tvf", &tar]))?.ok()?.stdout;
+        for (name, owner) in [("etc/motd", "33/44"), ("data/a", "1000/5"), ("data/sub/c", "1000/5"), ("new", new), ("etc/passwd", "0/0")] {
+            let line = list.lines().find(|l| l.ends_with(&format!("/{name}")) || l.ends_with(&format!(" {name}")));
+            let line = line.with_context(|| format!("{name}: {list}"))?;
+            holds!(line.split_whitespace().nth(1) == Some(owner), "{tar}: {line}");
+        }
+    }
     Ok(())
 }
 

@@ -8,12 +8,16 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
 
+use super::images;
 use crate::case::{User, skip};
 use crate::ctx::{Ctx, Out};
 use crate::debian;
 use crate::tree::{cases, holds, same};
 
-cases!("real_system": debian.onlay().by(&[User::Root, User::Ordinary]).slow(1500));
+cases!("real_system":
+    debian.onlay().by(&[User::Root, User::Ordinary]).slow(1500),
+    packages_without_a_range.onlay().by(&[User::Norange]).slow(900),
+);
 
 /// No more than this may be new: the packages and what they unpack.
 const BOUND: u64 = 1_500_000_000;
@@ -44,6 +48,41 @@ fn debian(cx: &mut Ctx) -> Result<()> {
     holds!(changed.is_empty() && after.len() == before.len(), "the lower layer was changed: {changed:?}");
     holds!(good, "{}:\n{}\n{}", out.status, tail(&said, 30), tail(&errors, 30));
     only_the_difference(cx, &before)
+}
+
+/// With one id only: packages that give files to users of their own.
+fn packages_without_a_range(cx: &mut Ctx) -> Result<()> {
+    // It takes ids to make a base system: that of somebody who has them.
+    let cache = Path::new("/var/cache/onlay-tests");
+    let made = fs::read_dir(cache).into_iter().flatten().flatten().map(|entry| entry.path());
+    let tar = made.filter(|p| p.extension().is_some_and(|e| e == "tar")).find(|p| File::open(p).is_ok());
+    let tar = tar.ok_or_else(|| skip(format!("no base system of another user's in {}", cache.display())))?;
+    images::says(cx, &["import", "-q", &tar.display().to_string(), "debian"])?;
+    let script = "mkdir -p /etc/ssl/certs; cat > /etc/ssl/certs/ca-certificates.crt; export DEBIAN_FRONTEND=noninteractive; \
+                  printf '#!/bin/sh\\nexit 101\\n' > /usr/sbin/policy-rc.d; chmod 755 /usr/sbin/policy-rc.d; \
+                  one='-qq -o APT::Sandbox::User=root'; apt-get $one update; \
+                  apt-get $one install -y --no-install-recommends redis-server at > /tmp/log 2>&1 || { tail -30 /tmp/log; exit 1; }; \
+                  dpkg --audit; touch /srv/x; chown redis:adm /srv/x; id -u redis; id -g redis";
+    let mut args = vec!["run", "-i", "--name", "one", "--network", "host"];
+    let proxies = ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"];
+    args.extend(proxies.into_iter().filter(|n| std::env::var_os(n).is_some()).flat_map(|n| ["--env", n]));
+    args.extend(["debian", "bash", "-euc", script]);
+    let store = cx.dir.p("store");
+    let mut cmd = Command::new(cx.binary());
+    cmd.arg("--root").arg(&store).args(&args).stdin(File::open(AUTHORITIES).or_else(|_| File::open("/dev/null"))?);
+    let out = Out::of(&mut cmd)?.ok()?;
+    let mut ids = out.stdout.lines().rev();
+    let (gid, uid) = (ids.next().context("gid")?.to_owned(), ids.next().context("uid")?.to_owned());
+    let tar = cx.dir.p("one.tar").display().to_string();
+    images::says(cx, &["export", "-o", &tar, "one"])?;
+    let list = Out::of(Command::new("tar").args(["--numeric-owner", "-tvf", &tar]))?.ok()?.stdout;
+    for (name, owner) in
+        [("var/lib/redis/", format!("{uid}/{gid}")), ("var/spool/cron/atjobs/", "1/1".to_owned()), ("srv/x", format!("{uid}/4"))]
+    {
+        let line = list.lines().find(|l| l.ends_with(name)).with_context(|| name.to_owned())?;
+        holds!(line.split_whitespace().nth(1) == Some(&owner), "{line}: not {owner}");
+    }
+    Ok(())
 }
 
 /// Two ports that nobody listens on: others may run the same at the same time.

@@ -152,7 +152,7 @@ fn root_inside(cx: &mut Ctx) -> Result<()> {
     Ok(())
 }
 
-fn with_upper(cx: &Ctx, script: &str) -> Result<String> {
+pub(super) fn with_upper(cx: &Ctx, script: &str) -> Result<String> {
     let (u, w) = (cx.upper.0.display().to_string(), cx.work.0.display().to_string());
     let args = ["run", "--host", "--upper", &u, "--work", &w, "--", "sh", "-c", script];
     Ok(cx.onlay(&args)?.ok().with_context(|| script.to_owned())?.stdout.trim().to_owned())
