@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Some("run") => run_once(&args[1..]),
         // Inside, as the runner's own program: tries to write to itself.
         Some("attack") => {
+            println!("executed");
             if std::fs::File::options().append(true).open("/proc/self/exe").is_ok() {
                 println!("WRITTEN");
             }

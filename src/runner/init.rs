@@ -16,11 +16,12 @@ use super::error::RUNNER_FAILED;
 use super::inside::{Failure, Roots};
 use super::parent::{Origin, USUAL_UMASK};
 use super::plan::{self, Step};
-use super::seccomp;
 use super::process::{self, Start, become_command};
+use super::seccomp;
 use super::signals::Signals;
 use super::terminal::{Own, Terminal};
 use super::{Error, Plan, Process, Spec};
+use crate::sys::landlock::execute_only_below;
 use crate::sys::net::loopback_up;
 use crate::sys::process::{Fork, close_all_but, end_with, fork};
 use crate::sys::seccomp::install_listened;
@@ -112,6 +113,11 @@ fn carry_out(step: &Step, place: Place, ends: &Ends<'_>) -> Result<Place, Failur
                 }
             }
         }
+        (Step::ExecuteInside, Place::Inside(root)) => match execute_only_below(root.as_fd()) {
+            // Older kernels, and those built without: nobody writes to a program that runs there.
+            Err(rustix::io::Errno::OPNOTSUPP) => {}
+            done => done?,
+        },
         (Step::LimitBounding(set), Place::Inside(_)) => process::limit_bounding(*set)?,
         (Step::LimitCapabilities(set), Place::Inside(_)) => process::limit_capabilities(*set)?,
         (step, Place::Outside(roots)) => roots.carry_out(step)?,

@@ -90,6 +90,9 @@ pub enum Step {
     SealView,
     /// seccomp_unotify(2): chown(2) to ids that are not there comes to the supervisor.
     HandOverChown,
+    /// landlock(7): nothing that is not in the view can be executed; not the runner's own program, which /proc knows as the
+    /// one of a process that is about to become the command (CVE-2019-5736).
+    ExecuteInside,
     /// setrlimit(2).
     Limit(Limit),
     /// chdir(2), and the proof that it is inside.
@@ -226,6 +229,10 @@ fn steps(spec: &Spec) -> Vec<Step> {
     if spec.mapping.is_single() {
         steps.push(Step::HandOverChown);
     }
+    // Who is restricted so can't mount: where that is refused anyway.
+    if spec.process.seccomp == Seccomp::Default && !spec.process.capabilities.contains(CapabilitySet::SYS_ADMIN) {
+        steps.push(Step::ExecuteInside);
+    }
     let kept = init_capabilities(&spec.process);
     steps.extend([Step::LimitBounding(kept), Step::LimitCapabilities(kept)]);
     steps
@@ -304,6 +311,7 @@ impl fmt::Display for Step {
             Self::Volume(volume) => write!(f, "{volume}"),
             Self::MakeWorkdir { path, .. } => write!(f, "make working directory {}", show(path)),
             Self::HandOverChown => write!(f, "hand chown to ids that are not there over to the view"),
+            Self::ExecuteInside => write!(f, "execute nothing but what is in the view"),
             Self::SealView => write!(f, "make the view read-only"),
             Self::Limit(Limit { name, soft, hard }) => {
                 let show = |n: &Option<u64>| n.map_or("unlimited".to_owned(), |n| n.to_string());

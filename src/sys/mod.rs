@@ -4,6 +4,7 @@ pub mod alloc;
 pub mod fd;
 pub mod fuse_dev;
 pub mod handle_at;
+pub mod landlock;
 pub mod map;
 pub mod mode;
 pub mod mount;

@@ -28,11 +28,24 @@ fn all_mounting_comes_before_the_switch_and_all_giving_up_after() {
     ] {
         assert!(position(&plan, &step) < switch, "{step}");
     }
-    assert!(
-        plan.steps()[switch + 1..].iter().all(|s| matches!(s, Step::LimitBounding(_) | Step::LimitCapabilities(_)))
-    );
+    let gives_up = |s: &Step| {
+        matches!(s, Step::LimitBounding(_) | Step::LimitCapabilities(_) | Step::ExecuteInside | Step::HandOverChown)
+    };
+    assert!(plan.steps()[switch + 1..].iter().all(gives_up), "{plan}");
+    assert!(plan.steps().contains(&Step::ExecuteInside));
     let last = [Step::LimitCapabilities(KEPT_CAPABILITIES), Step::NoNewPrivs, Step::Seccomp];
     assert!(plan.entry().ends_with(&last), "{plan}");
+}
+
+#[test]
+fn who_may_mount_may_also_execute_from_anywhere() {
+    let rights =
+        Process { capabilities: KEPT_CAPABILITIES | CapabilitySet::SYS_ADMIN, ..Process::new(vec!["true".into()]) };
+    let free = Process { seccomp: Seccomp::Unconfined, ..Process::new(vec!["true".into()]) };
+    for process in [rights, free] {
+        let plan = plan(&Spec::new(process, Mapping::of_caller().unwrap(), "/base".into()));
+        assert!(!plan.steps().contains(&Step::ExecuteInside), "{plan}");
+    }
 }
 
 #[test]
