@@ -92,6 +92,11 @@ impl Ctx {
         Self { options, ..self }
     }
 
+    /// One more option for onlay's mounts of this case.
+    pub(crate) fn ask_for(&mut self, option: &str) {
+        self.options = Some(self.options.iter().map(String::as_str).chain([option]).collect::<Vec<_>>().join(","));
+    }
+
     /// Whether the crate fuser carries the requests, which does not know all of them.
     pub(crate) fn carried_by_fuser(&self) -> bool {
         let by = |o: &String| o.split(',').any(|o| o == "transport=fuser");

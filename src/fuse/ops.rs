@@ -310,7 +310,7 @@ impl Ops {
 
     /// Whether times of birth are told where the transport can.
     pub(super) fn tells_birth(&self) -> bool {
-        self.wishes.btime.or(true)
+        self.wishes.btime.or(false)
     }
 
     /// `may_keep` tells whether the caller may cut a file without taking its set-id bits.

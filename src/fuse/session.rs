@@ -158,7 +158,7 @@ impl Session {
 fn birth(ops: &Ops, carrier: &Carrier, tuning: &Tuning) -> Chosen {
     let hindered = matches!(carrier, Carrier::Fuser(_)).then_some("fuser 0.18 has no FUSE_STATX");
     let on = ops.tells_birth() && hindered.is_none();
-    let best = "as on any file system; a request for each file that somebody asks it of";
+    let best = "it would cost a request for each file that a program in Rust or Node.js looks at";
     Chosen::new("btime", on, mechanisms::why(tuning.wishes.btime, hindered.filter(|_| ops.tells_birth()), best))
 }
 

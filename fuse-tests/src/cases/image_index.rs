@@ -143,8 +143,7 @@ impl Traced {
     }
 }
 
-/// Lists and looks at everything, by lstat(2); how many names there are. (Rust's own asks for times of birth, which the index
-/// does not have: each is a call on the layer.)
+/// Lists and looks at everything; how many names there are.
 fn walk(dir: &Tree) -> Result<usize> {
     let mut found = 0;
     let mut todo = vec![dir.0.clone()];
@@ -152,7 +151,7 @@ fn walk(dir: &Tree) -> Result<usize> {
         for entry in fs::read_dir(&at)? {
             let path = entry?.path();
             found += 1;
-            if nix::sys::stat::lstat(&path)?.st_mode & libc::S_IFMT == libc::S_IFDIR {
+            if fs::symlink_metadata(&path)?.is_dir() {
                 todo.push(path);
             }
         }

@@ -158,6 +158,7 @@ fn birth(cx: &mut Ctx) -> Result<()> {
     if born(&low, "f")?.is_none() {
         return Err(skip("the file system of the layers knows no time of birth"));
     }
+    cx.ask_for("btime");
     let m = cx.mount()?;
     m.file("new", "")?.times("new", 1000, 1)?;
     if cx.carried_by_fuser() {
@@ -183,6 +184,7 @@ fn birth(cx: &mut Ctx) -> Result<()> {
 /// Not by a change of the file either, whichever layer has it then.
 fn birth_through_copy_up(cx: &mut Ctx) -> Result<()> {
     cx.lower()?.file("f", "x")?.file("g", "x")?.dir("d")?;
+    cx.ask_for("btime");
     let m = cx.mount()?;
     let before = (born(&m, "f")?, born(&m, "g")?, born(&m, "d")?);
     if before.0.is_none() {
