@@ -14,6 +14,7 @@
 //!
 //! This floor knows nothing of FUSE or of the union: what the new root is, a [`Root`] says.
 
+mod cgroup;
 mod channel;
 mod control;
 mod enter;
@@ -26,6 +27,7 @@ mod parent;
 mod plan;
 mod process;
 mod relay;
+mod scope;
 mod seccomp;
 mod signals;
 mod spec;
@@ -34,6 +36,7 @@ mod terminal;
 mod users;
 mod volume;
 
+pub use cgroup::{Cgroup, Resources, Swap, limits_of};
 pub use control::{Control, exec, signal};
 pub use enter::enter_user_namespace;
 pub use error::Error;

@@ -17,7 +17,7 @@ use super::network::{self, Connection};
 use super::relay::Relay;
 use super::signals::Signals;
 use super::terminal::{Loan, Terminal};
-use super::{Control, Error, Root, Spec, plan, supervisor};
+use super::{Cgroup, Control, Error, Root, Spec, plan, supervisor};
 use crate::sys::process::{Fork, end_with, fork};
 use crate::sys::signal::set_default;
 
@@ -43,6 +43,10 @@ fn umask_for(spec: &Spec) -> Mode {
 pub struct Attended<'a> {
     /// Where requests come in: signals, more processes.
     pub control: Option<Control>,
+    /// The group that its limits hold for.
+    pub cgroup: Option<Cgroup>,
+    /// Called in the end with how many processes the limit of memory has ended, if it has.
+    pub out_of_memory: Option<Box<dyn FnOnce(u64) + 'a>>,
     /// Called once the command is executed.
     pub running: Option<Box<dyn FnOnce() + 'a>>,
 }
@@ -61,6 +65,17 @@ pub fn run(spec: &Spec, root: &mut dyn Root) -> Result<i32, Error> {
 /// # Errors
 /// As there.
 pub fn run_attended(spec: &Spec, root: &mut dyn Root, mut attended: Attended<'_>) -> Result<i32, Error> {
+    let ended = run_once(spec, root, &mut attended);
+    if let Some(killed @ 1..) = attended.cgroup.take().map(Cgroup::remove) {
+        log::warn!("the limit of memory was reached: the kernel has killed {killed} of the processes inside");
+        if let Some(tell) = attended.out_of_memory.take() {
+            tell(killed);
+        }
+    }
+    ended
+}
+
+fn run_once(spec: &Spec, root: &mut dyn Root, attended: &mut Attended<'_>) -> Result<i32, Error> {
     check(spec)?;
     network::check(spec.network)?;
     let plan = plan(spec);
@@ -83,7 +98,7 @@ pub fn run_attended(spec: &Spec, root: &mut dyn Root, mut attended: Attended<'_>
         Ok(Fork::Parent(supervisor)) => {
             drop(theirs);
             let mut loan = Loan::new(terminal);
-            let ended = watch(spec, supervisor, &ours, &signals, &mut loan, &mut attended);
+            let ended = watch(spec, supervisor, &ours, &signals, &mut loan, attended);
             loan.end().map_err(|e| Error::new("tcsetpgrp", e)).and(ended)
         }
         Err(e) => Err(e),
@@ -177,6 +192,14 @@ fn watch(
                     }
                 }
             }
+            Message::NeedLimits => {
+                if let (Some(cgroup), Some(init)) = (&attended.cgroup, sender)
+                    && let Err(why) = cgroup.add(init)
+                {
+                    log::warn!("no limits on what runs inside: {why}");
+                }
+                channel.send(&Message::Limited);
+            }
             Message::Starting => loan.started(sender),
             Message::Stopped if loan.is_shared() || asked_to_stop => {
                 asked_to_stop = false;
@@ -193,7 +216,12 @@ fn watch(
                     running();
                 }
             }
-            Message::Stopped | Message::MapsWritten | Message::Signal(_) | Message::Exec(_) | Message::Connected => {}
+            Message::Stopped
+            | Message::MapsWritten
+            | Message::Signal(_)
+            | Message::Exec(_)
+            | Message::Connected
+            | Message::Limited => {}
         }
     }
     if let Some(relay) = relay {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
-use super::{KEPT_CAPABILITIES, Mapping, Port, Seccomp, Volume};
+use super::{KEPT_CAPABILITIES, Mapping, Port, Resources, Seccomp, Volume};
 
 /// The network the command sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,6 +164,8 @@ pub struct Spec {
     pub network: Network,
     /// Ports of the machine's that lead inside, with a network that is connected.
     pub ports: Vec<Port>,
+    /// Limits on all processes inside together.
+    pub resources: Resources,
     /// The ids inside.
     pub mapping: Mapping,
     /// A directory of the caller's, absolute, that exists: the view is mounted on `merged` below it, in a mount
@@ -205,6 +207,7 @@ impl Spec {
             hostname: None,
             network: Network::None,
             ports: Vec::new(),
+            resources: Resources::default(),
             mapping,
             base,
             host: false,

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args, ValueEnum};
 
 use super::process::ProcessArgs;
+use super::resources::ResourceArgs;
 use super::security::SecurityArgs;
 use super::values::{ArgError, port};
 use super::volumes::VolumeArgs;
@@ -82,6 +83,9 @@ pub(in crate::cli) struct RunArgs {
     /// An init as process 1: there always is one
     #[arg(long, help_heading = "Process")]
     pub(in crate::cli) init: bool,
+
+    #[command(flatten)]
+    pub(in crate::cli) resources: ResourceArgs,
 
     #[command(flatten)]
     pub(in crate::cli) volumes: VolumeArgs,
@@ -238,6 +242,7 @@ impl RunArgs {
             hostname,
             network,
             ports,
+            resources: self.resources.resources()?,
             host: self.host,
             hide: hide.to_owned(),
             volumes: self.volumes.volumes(caller.cwd.as_deref())?,

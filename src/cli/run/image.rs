@@ -17,7 +17,7 @@ use crate::cli::layers::Given;
 use crate::cli::output::print;
 use crate::cli::store::StoreArgs;
 use crate::overlay::Config;
-use crate::runner::{self, Attended, Control, Mapping};
+use crate::runner::{self, Attended, Cgroup, Control, Mapping};
 use crate::store::{Container, Image, NewContainer, Process, Running, State, Store};
 use crate::vocab::dialect::Prefix;
 use crate::vocab::ids::IdMaps;
@@ -143,8 +143,14 @@ pub(in crate::cli) fn start(
     if attended.control.is_none() {
         attended.control = Some(Control::listen(container.dir())?);
     }
+    if attended.cgroup.is_none() {
+        attended.cgroup = Cgroup::limited(&spec.resources, container.dir());
+    }
+    let oom_killed = std::rc::Rc::new(std::cell::Cell::new(false));
+    let told = oom_killed.clone();
+    attended.out_of_memory = Some(Box::new(move |_| told.set(true)));
     let pid = i32::try_from(std::process::id()).ok();
-    state = State { started: Some(now()), pid, finished: None, exit_code: None, ..state };
+    state = State { started: Some(now()), pid, finished: None, exit_code: None, oom_killed: false, ..state };
     store.set_state(container, &state)?;
     let mut view = View::of_container(given, config, container.dir(), state.remove).recorded(recorder);
     let ended = runner::run_attended(&spec, &mut view, attended);
@@ -152,7 +158,8 @@ pub(in crate::cli) fn start(
         Ok(code) => *code,
         Err(e) => i32::from(e.exit_code()),
     };
-    state = State { finished: Some(now()), pid: None, exit_code: Some(exit_code), ..state };
+    let oom_killed = oom_killed.get();
+    state = State { finished: Some(now()), pid: None, exit_code: Some(exit_code), oom_killed, ..state };
     store.set_state(container, &state)?;
     Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(FAILED)))
 }

@@ -5,6 +5,7 @@ mod detach;
 mod image;
 pub(super) mod journal;
 mod process;
+mod resources;
 mod security;
 mod values;
 mod view;
@@ -24,7 +25,7 @@ use super::layers::{Given, open_one};
 use super::output::print;
 use super::store::StoreArgs;
 use crate::overlay::{Config, marked_prefix};
-use crate::runner::{self, Mapping};
+use crate::runner::{self, Attended, Cgroup, Mapping};
 use crate::vocab::dialect::Prefix;
 use crate::vocab::ids::IdMaps;
 use crate::vocab::why;
@@ -70,7 +71,8 @@ fn try_run(args: &Args) -> Result<ExitCode, Error> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut view = View::new(given, args.host, config, base.path());
-    let ended = runner::run(&spec, &mut view);
+    let attended = Attended { cgroup: Cgroup::limited(&spec.resources, base.path()), ..Attended::default() };
+    let ended = runner::run_attended(&spec, &mut view, attended);
     // The supervisor has removed it, unless it was killed.
     let path = base.keep();
     if let Err(e) = std::fs::remove_dir_all(&path)
