@@ -7,6 +7,7 @@
 //! containers/ID/upper  work    the writable layer, in the `user.overlay.` dialect
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -57,6 +58,15 @@ pub struct Process {
     pub user: Option<String>,
     /// `None`: the first 12 digits of the id.
     pub hostname: Option<String>,
+    /// What the image and whoever made it say of it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The signal that asks it to end; `None`: `SIGTERM`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<String>,
+    /// How many seconds it is then given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<u64>,
     /// Options of `run` that a later start takes over: free for the runner.
     #[serde(skip_serializing_if = "serde_json::Value::is_null")]
     pub options: serde_json::Value,

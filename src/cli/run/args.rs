@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args, ValueEnum};
 
+use super::container::ContainerArgs;
 use super::process::ProcessArgs;
 use super::resources::ResourceArgs;
 use super::security::SecurityArgs;
@@ -17,6 +18,8 @@ const EXAMPLES: &str = "\
 Examples:
   A container of an image; `onlay ps -a` lists it afterwards, `onlay commit` keeps what it wrote:
     onlay run --name web debian:12 apt-get install nginx
+  A server that is told to end as it wants to, and is found again:
+    onlay run -d --name web -l team=a --stop-signal QUIT --memory 256m -p 8080:80 registry.example/nginx
   One that is gone when it ends:
     onlay run --rm -it debian:12 bash
   A shell on this machine that changes nothing:
@@ -72,6 +75,9 @@ pub(in crate::cli) struct RunArgs {
     /// Remove the container when it ends
     #[arg(long, conflicts_with = "view", help_heading = "Container")]
     pub(in crate::cli) rm: bool,
+
+    #[command(flatten)]
+    pub(in crate::cli) container: ContainerArgs,
 
     #[command(flatten)]
     pub(in crate::cli) process: ProcessArgs,

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::args::{Caller, Defaults, last_wins};
+use super::container::Pull;
 use super::detach::detached;
 use super::journal::Recorder;
 use super::process::ProcessArgs;
@@ -15,10 +16,11 @@ use super::{Args, FAILED};
 use crate::cli::error::Error;
 use crate::cli::layers::Given;
 use crate::cli::output::print;
+use crate::cli::pull::pull_apart;
 use crate::cli::store::StoreArgs;
 use crate::overlay::Config;
 use crate::runner::{self, Attended, Cgroup, Control, Mapping};
-use crate::store::{Container, Image, NewContainer, Process, Running, State, Store};
+use crate::store::{Container, ErrorKind, Image, NewContainer, Process, Running, State, Store};
 use crate::vocab::dialect::Prefix;
 use crate::vocab::ids::IdMaps;
 
@@ -26,6 +28,9 @@ use crate::vocab::ids::IdMaps;
 /// away from it.
 pub(in crate::cli) fn create(store: &Store, args: &Args, remove: bool) -> Result<(Container, Running), Error> {
     let name = image_name(args)?;
+    let stop_signal = args.container.stop_signal()?;
+    let id_file = args.container.id_file()?;
+    provide(store, &name, args.container.pull)?;
     // Until the container is there, and ours: no sweep comes in between.
     let _adding = store.adding()?;
     let image = store.image(&name)?.image;
@@ -43,12 +48,45 @@ pub(in crate::cli) fn create(store: &Store, args: &Args, remove: bool) -> Result
         workdir: spec.process.workdir.as_ref().map(|d| d.display().to_string()),
         user: spec.process.user.clone(),
         hostname: args.hostname.clone(),
+        labels: args.container.labels(image_labels(&image))?,
+        stop_signal: stop_signal.or_else(|| image.config().config().as_ref()?.stop_signal().clone()),
+        stop_timeout: args.container.stop_timeout,
         options: json!({ "argv": argv(), "cwd": std::env::current_dir().ok() }),
     };
     let container =
         store.create_container(NewContainer { name: args.name.clone(), image_name: name, image, process, remove })?;
     let running = container.take()?;
+    if let Some(Err(e)) = id_file.map(|file| file.write(&container.record.id)) {
+        store.remove_container(&container, running)?;
+        return Err(e);
+    }
     Ok((container, running))
+}
+
+fn image_labels(image: &Image) -> impl IntoIterator<Item = (String, String)> {
+    image.config().config().as_ref().and_then(|c| c.labels().clone()).unwrap_or_default()
+}
+
+/// Has the image here: `run` fetches what is missing if its name says from where, as nobody expects a slip of the keyboard
+/// to be asked for in the world; and whatever it is told to.
+fn provide(store: &Store, name: &str, pull: Option<Pull>) -> Result<(), Error> {
+    let missing = match store.image(name) {
+        Ok(_) => None,
+        Err(e) if e.kind() == ErrorKind::NotFound => Some(e),
+        Err(e) => return Err(e.into()),
+    };
+    match (pull, missing) {
+        (Some(Pull::Always), _) | (Some(Pull::Missing), Some(_)) => pull_apart(store, name),
+        (None, Some(_)) if names_registry(name) => pull_apart(store, name),
+        (None, Some(e)) => Err(Error::new(e).hint(format!("onlay images lists those that are here; onlay pull {name}"))),
+        (Some(Pull::Never), Some(e)) => Err(Error::new(e).hint("--pull missing fetches it; onlay images lists those that are here")),
+        (_, None) => Ok(()),
+    }
+}
+
+/// Whether the first word of a name is a host.
+fn names_registry(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(host, _)| host.contains(['.', ':']) || host == "localhost")
 }
 
 /// The words behind the verb, for a start of the same later.

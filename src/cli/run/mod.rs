@@ -1,6 +1,7 @@
 //! `onlay run`: where the union, its service and the runner meet.
 
 mod args;
+mod container;
 mod detach;
 mod image;
 pub(super) mod journal;
