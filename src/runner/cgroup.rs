@@ -80,17 +80,21 @@ impl Resources {
     }
 
     pub(super) fn settings(&self) -> Vec<Setting> {
-        let setting =
-            |flag, controller, file, value| Setting { flag, controller, file, value, optional: false };
+        let setting = |flag, controller, file, value| Setting { flag, controller, file, value, optional: false };
         let mut settings = Vec::new();
         let number = |n: u64| Value::Number(n);
         settings.extend(self.memory.map(|n| setting("--memory", "memory", "memory.max", number(n))));
         settings.extend(self.swap.map(|swap| Setting {
             optional: matches!(swap, Swap::Usual(_)),
-            ..setting("--memory-swap", "memory", "memory.swap.max", match swap {
-                Swap::Usual(n) | Swap::Bytes(n) => number(n),
-                Swap::Unlimited => Value::Unlimited,
-            })
+            ..setting(
+                "--memory-swap",
+                "memory",
+                "memory.swap.max",
+                match swap {
+                    Swap::Usual(n) | Swap::Bytes(n) => number(n),
+                    Swap::Unlimited => Value::Unlimited,
+                },
+            )
         }));
         settings.extend(self.cpu.map(|n| setting("--cpus", "cpu", "cpu.max", Value::Share(n))));
         settings.extend(self.pids.map(|n| setting("--pids-limit", "pids", "pids.max", number(n))));
@@ -244,7 +248,8 @@ fn absent(controllers: &str, controller: &str) -> Option<String> {
         words.next() == Some(controller) && words.next().is_some_and(|hierarchy| hierarchy != "0")
     });
     Some(if old {
-        "the machine does that by control groups of version 1 (boot it with systemd.unified_cgroup_hierarchy=1)".to_owned()
+        "the machine does that by control groups of version 1 (boot it with systemd.unified_cgroup_hierarchy=1)"
+            .to_owned()
     } else {
         format!("the controller {controller} is not delegated to where we may write")
     })
@@ -266,7 +271,12 @@ fn enable(place: &Path, settings: &[Setting]) -> Vec<Refused> {
     refused
 }
 
-fn made_in(place: &Path, name: &str, settings: &[Setting], mut refused: Vec<Refused>) -> (Option<Cgroup>, Vec<Refused>) {
+fn made_in(
+    place: &Path,
+    name: &str,
+    settings: &[Setting],
+    mut refused: Vec<Refused>,
+) -> (Option<Cgroup>, Vec<Refused>) {
     sweep(place);
     let dir = place.join(name);
     let made = fs::create_dir(&dir).and_then(|()| {
@@ -349,7 +359,8 @@ pub(super) fn read(path: &Path) -> String {
 
 fn write(path: &Path, text: &str) -> Result<(), String> {
     // Made files would be none of the kernel's.
-    let written = File::options().write(true).open(path).and_then(|mut f| std::io::Write::write_all(&mut f, text.as_bytes()));
+    let written =
+        File::options().write(true).open(path).and_then(|mut f| std::io::Write::write_all(&mut f, text.as_bytes()));
     written.map_err(|e| format!("write {text:?} to {}: {}", path.display(), why(&e)))
 }
 
@@ -359,7 +370,8 @@ mod tests {
 
     #[test]
     fn limits_become_files() {
-        let all = Resources { memory: Some(64 << 20), swap: Some(Swap::Unlimited), cpu: Some(1_500_000), pids: Some(20) };
+        let all =
+            Resources { memory: Some(64 << 20), swap: Some(Swap::Unlimited), cpu: Some(1_500_000), pids: Some(20) };
         let said: Vec<_> = all.settings().iter().map(|s| format!("{}={}", s.file, s.value)).collect();
         assert_eq!(said, ["memory.max=67108864", "memory.swap.max=max", "cpu.max=150000 100000", "pids.max=20"]);
         assert_eq!(Value::Share(1).to_string(), "1000 100000");

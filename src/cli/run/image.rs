@@ -19,8 +19,8 @@ use crate::cli::output::print;
 use crate::cli::pull::pull_apart;
 use crate::cli::store::StoreArgs;
 use crate::overlay::Config;
-use crate::runner::{self, Attended, Cgroup, Control, Mapping};
-use crate::store::{Container, ErrorKind, Image, NewContainer, Process, Running, State, Store};
+use crate::runner::{self, Attended, Cgroup, Control, Mapping, Network, Spec};
+use crate::store::{Container, ErrorKind, Image, NewContainer, Process, Running, State, Status, Store};
 use crate::vocab::dialect::Prefix;
 use crate::vocab::ids::IdMaps;
 
@@ -78,8 +78,12 @@ fn provide(store: &Store, name: &str, pull: Option<Pull>) -> Result<(), Error> {
     match (pull, missing) {
         (Some(Pull::Always), _) | (Some(Pull::Missing), Some(_)) => pull_apart(store, name),
         (None, Some(_)) if names_registry(name) => pull_apart(store, name),
-        (None, Some(e)) => Err(Error::new(e).hint(format!("onlay images lists those that are here; onlay pull {name}"))),
-        (Some(Pull::Never), Some(e)) => Err(Error::new(e).hint("--pull missing fetches it; onlay images lists those that are here")),
+        (None, Some(e)) => {
+            Err(Error::new(e).hint(format!("onlay images lists those that are here; onlay pull {name}")))
+        }
+        (Some(Pull::Never), Some(e)) => {
+            Err(Error::new(e).hint("--pull missing fetches it; onlay images lists those that are here"))
+        }
         (_, None) => Ok(()),
     }
 }
@@ -155,6 +159,37 @@ pub(in crate::cli) fn start(
     mut attended: Attended<'_>,
     recorder: Option<Recorder>,
 ) -> Result<ExitCode, Error> {
+    let mut state = container.state()?;
+    let (spec, view) = prepare(store, container, args, &state)?;
+    if attended.control.is_none() {
+        attended.control = Some(Control::listen(container.dir())?);
+    }
+    if attended.cgroup.is_none() {
+        attended.cgroup = Cgroup::limited(&spec.resources, container.dir());
+    }
+    attended.own = Some(OWN);
+    let oom_killed = std::rc::Rc::new(std::cell::Cell::new(false));
+    let told = oom_killed.clone();
+    attended.out_of_memory = Some(Box::new(move |_| told.set(true)));
+    let pid = i32::try_from(std::process::id()).ok();
+    state = State { started: Some(now()), pid, finished: None, exit_code: None, oom_killed: false, ..state };
+    store.set_state(container, &state)?;
+    let ended = runner::run_attended(&spec, &mut view.recorded(recorder), attended);
+    let exit_code = match &ended {
+        Ok(code) => *code,
+        Err(e) => i32::from(e.exit_code()),
+    };
+    let oom_killed = oom_killed.get();
+    state = State { finished: Some(now()), pid: None, exit_code: Some(exit_code), oom_killed, ..state };
+    store.set_state(container, &state)?;
+    Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(FAILED)))
+}
+
+/// What of ours may be started inside.
+const OWN: runner::Own = crate::cli::cp::inside;
+
+/// What a container's record says is run, and in which view; `args` is without the image.
+fn prepare(store: &Store, container: &Container, args: &Args, state: &State) -> Result<(Spec, View), Error> {
     let mapping = Mapping::of_caller()?;
     let image = store.read_image(&container.record.manifest)?;
     let mut args = args.clone();
@@ -166,7 +201,6 @@ pub(in crate::cli) fn start(
         upper: Some(container.upper()),
         work: Some(container.work()),
     };
-    let mut state = container.state()?;
     let config = Config {
         prefix: Some(Prefix::User),
         stored_owners: mapping.is_single(),
@@ -178,28 +212,23 @@ pub(in crate::cli) fn start(
     };
     let mut spec = args.spec(mapping, &caller(container), &defaults(&image), container.dir(), &[])?;
     take_over(&mut spec.process, container);
-    if attended.control.is_none() {
-        attended.control = Some(Control::listen(container.dir())?);
+    Ok((spec, View::of_container(given, config, container.dir(), state.remove)))
+}
+
+/// Does something of ours in a container, with this process's standard input and output: in the running one, or in one that
+/// is started for nothing else, of which nothing is told. The exit code.
+pub(in crate::cli) fn own_process(store: &Store, container: &Container, words: Vec<OsString>) -> Result<i32, Error> {
+    let process = runner::Process { own: true, ..runner::Process::new(words) };
+    if container.status()? == Status::Running {
+        return Ok(runner::exec(container.dir(), &process, true)?);
     }
-    if attended.cgroup.is_none() {
-        attended.cgroup = Cgroup::limited(&spec.resources, container.dir());
-    }
-    let oom_killed = std::rc::Rc::new(std::cell::Cell::new(false));
-    let told = oom_killed.clone();
-    attended.out_of_memory = Some(Box::new(move |_| told.set(true)));
-    let pid = i32::try_from(std::process::id()).ok();
-    state = State { started: Some(now()), pid, finished: None, exit_code: None, oom_killed: false, ..state };
-    store.set_state(container, &state)?;
-    let mut view = View::of_container(given, config, container.dir(), state.remove).recorded(recorder);
-    let ended = runner::run_attended(&spec, &mut view, attended);
-    let exit_code = match &ended {
-        Ok(code) => *code,
-        Err(e) => i32::from(e.exit_code()),
-    };
-    let oom_killed = oom_killed.get();
-    state = State { finished: Some(now()), pid: None, exit_code: Some(exit_code), oom_killed, ..state };
-    store.set_state(container, &state)?;
-    Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(FAILED)))
+    let _running = container.take()?;
+    let state = State { remove: false, ..container.state()? };
+    let (mut spec, mut view) = prepare(store, container, &recorded(container)?, &state)?;
+    (spec.process, spec.network, spec.ports) = (process, Network::None, Vec::new());
+    spec.resources = runner::Resources::default();
+    let attended = Attended { own: Some(OWN), ..Attended::default() };
+    Ok(runner::run_attended(&spec, &mut view, attended)?)
 }
 
 /// Starts a container again as it was made: in the foreground, with or without input, or (`None`) detached.

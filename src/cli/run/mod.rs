@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use args::{Caller, Defaults};
 pub(super) use args::{RunArgs, RunArgs as Args};
-pub(super) use image::{create, extra_process, start_again};
+pub(super) use image::{create, extra_process, own_process, start_again};
 pub(super) use process::ProcessArgs;
 use view::View;
 

@@ -56,7 +56,8 @@ fn swap(memory: u64, text: &str) -> Result<Swap, ArgError> {
     if text == "-1" {
         return Ok(Swap::Unlimited);
     }
-    let bad = |why: &str| ArgError::value("memory-swap", text, why).hint("memory and swap space together: 128m, 3g, or -1");
+    let bad =
+        |why: &str| ArgError::value("memory-swap", text, why).hint("memory and swap space together: 128m, 3g, or -1");
     let both = bytes(text).ok_or_else(|| bad("not a number of bytes"))?;
     both.checked_sub(memory).map(Swap::Bytes).ok_or_else(|| bad("less than --memory alone"))
 }
