@@ -139,7 +139,8 @@ pub(super) fn run_stats(args: &StatsArgs, store: &StoreArgs) -> Result<ExitCode,
 
 /// Monitor, supervisor and init: those of our processes that are there, in this order.
 fn ours(container: &Container) -> Result<Vec<i32>, Error> {
-    let mut pids: Vec<i32> = container.state()?.pid.into_iter().collect();
+    let state = container.state()?;
+    let mut pids: Vec<i32> = state.pid.into_iter().chain(state.supervisor).collect();
     while let Some(last) = pids.last().filter(|_| pids.len() < 3) {
         match children(*last).first() {
             Some(child) => pids.push(*child),

@@ -19,7 +19,7 @@ use super::relay::Relay;
 use super::signals::Signals;
 use super::terminal::{Loan, Terminal};
 use super::{Cgroup, Control, Error, Root, Spec, plan, supervisor};
-use crate::sys::process::{Fork, end_with, fork};
+use crate::sys::process::{Fork, end_with, exit_now, fork};
 use crate::sys::signal::set_default;
 
 /// What of the caller's the command gets back, whatever the processes in between do to theirs.
@@ -55,6 +55,9 @@ pub struct Attended<'a> {
     pub out_of_memory: Option<Box<dyn FnOnce(u64) + 'a>>,
     /// What processes that are our own do.
     pub own: Option<Own>,
+    /// Called when the caller has left it to itself, in the process that goes on with it, which is not the supervisor's
+    /// parent.
+    pub left: Option<Box<dyn FnOnce(Pid) + 'a>>,
     /// Called once the command is executed.
     pub running: Option<Box<dyn FnOnce() + 'a>>,
 }
@@ -145,6 +148,8 @@ fn watch(
     let mut asked_to_stop = false;
     let mut relay: Option<Relay> = None;
     let mut connection = None;
+    // By the process whose child the supervisor is.
+    let mut left = false;
     loop {
         let Ready { message, relayed, input, asked } =
             poll_all(signals, Some(channel), relay.as_ref(), attended.control.as_ref())
@@ -160,6 +165,20 @@ fn watch(
         }
         if let Some(relay) = relay.as_mut().filter(|_| relayed || input) {
             relay.pass(input).map_err(|e| Error::new("terminal", e))?;
+        }
+        if let Some(relay) = relay.as_mut().filter(|r| r.is_left()) {
+            if connection.is_some() {
+                log::warn!("it can't be left to itself: its network ends with this process");
+                relay.stay();
+            } else if relay.leave().map_err(|e| Error::new("detach", e))? {
+                // The other one has all of what we have, and goes on.
+                exit_now(0);
+            } else {
+                left = true;
+                if let Some(tell) = attended.left.take() {
+                    tell(supervisor);
+                }
+            }
         }
         if let Some(control) = attended.control.as_ref().filter(|_| asked)
             && let Some(request) = control.accept().map_err(|e| Error::new("accept", e))?
@@ -177,7 +196,8 @@ fn watch(
         match message {
             Message::Terminal => {
                 let master = fds.into_iter().next().ok_or_else(|| Error::new("new terminal", "did not come along"))?;
-                relay = Some(Relay::new(master, spec.process.stdin).map_err(|e| Error::new("terminal", e))?);
+                let made = Relay::new(master, spec.process.stdin, &spec.process.detach_keys);
+                relay = Some(made.map_err(|e| Error::new("terminal", e))?);
             }
             Message::NeedMaps => match spec.mapping.write(supervisor) {
                 Ok(()) => drop(channel.send(&Message::MapsWritten)),
@@ -236,7 +256,10 @@ fn watch(
         relay.end().map_err(|e| Error::new("terminal", e))?;
     }
     drop(connection);
-    let status = reap(supervisor).map_err(|e| Error::new("waitpid", e))?;
+    let status = match reap(supervisor) {
+        Err(Errno::ECHILD) if left => WaitStatus::StillAlive,
+        status => status.map_err(|e| Error::new("waitpid", e))?,
+    };
     match (failure, outcome) {
         (Some(e), _) => Err(e),
         (None, Some(code)) => Ok(i32::from(code)),
@@ -298,6 +321,7 @@ fn describe(status: WaitStatus) -> String {
     match status {
         WaitStatus::Signaled(_, signal, _) => format!("killed by {signal}"),
         WaitStatus::Exited(_, code) => format!("ended unexpectedly, exit code {code}"),
+        WaitStatus::StillAlive => "ended unexpectedly".to_owned(),
         other => format!("{other:?}"),
     }
 }

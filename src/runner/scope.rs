@@ -25,7 +25,8 @@ impl Scope {
     /// One with these limits, and what of them it can't do; `None`: there is no such systemd.
     pub(super) fn new(top: &Path, settings: &[Setting], name: &str) -> Option<(Self, Vec<(&'static str, String)>)> {
         let uid = geteuid();
-        let bus = PathBuf::from(std::env::var_os("XDG_RUNTIME_DIR")?).join("bus");
+        let run = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute())?;
+        let bus = run.join("bus");
         let manager = top.join(format!("user.slice/user-{uid}.slice/user@{uid}.service"));
         if uid.is_root() || !bus.exists() || !manager.is_dir() {
             return None;

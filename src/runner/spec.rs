@@ -120,6 +120,9 @@ pub struct Process {
     pub terminal: bool,
     /// Standard input is the caller's; else there is none.
     pub stdin: bool,
+    /// Keys on the caller's terminal that leave it to itself; empty: none do.
+    #[serde(default)]
+    pub detach_keys: Vec<u8>,
     /// The command is no program of the view but [`Attended::own`](super::Attended::own), called with these words.
     #[serde(default)]
     pub own: bool,
@@ -139,6 +142,7 @@ impl Process {
             limits: Vec::new(),
             terminal: false,
             stdin: true,
+            detach_keys: Vec::new(),
             own: false,
         }
     }

@@ -88,6 +88,9 @@ pub struct State {
     /// The process that ends the container when it gets a signal, while it runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
+    /// The process that serves its files, where that is no child of the other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub supervisor: Option<i32>,
     /// The limit of memory has ended some of its processes.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub oom_killed: bool,

@@ -1,6 +1,9 @@
 //! What a container is told when it is made: labels, a file for its id, how it wants to be ended, whether its image is
 //! fetched.
 
+use std::io::Write as _;
+use std::process::{Child, Command, Stdio};
+
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
@@ -14,6 +17,7 @@ use crate::tree::{cases, holds, same};
 cases!("containers":
     labels_are_kept_and_found.onlay().by(ALL), the_id_is_written_once.onlay().by(ALL),
     each_is_ended_as_it_wants.onlay().by(ALL), images_are_fetched_as_told.onlay().by(ALL),
+    left_by_keys.onlay().by(ALL),
 );
 
 fn labels_are_kept_and_found(cx: &mut Ctx) -> Result<()> {
@@ -143,5 +147,50 @@ fn images_are_fetched_as_told(cx: &mut Ctx) -> Result<()> {
         same!(out.code, 125);
     }
     same!(b.says(&["ps", "-aq"])?.lines().count(), 1);
+    Ok(())
+}
+
+/// Onlay on a terminal of its own: what is written to its standard input is typed.
+fn typed(b: &Shelf<'_>, words: &str) -> Result<Child> {
+    let line = format!("{} --root {} {words}", b.cx.binary().display(), b.store);
+    let mut script = Command::new("script");
+    script.args(["-q", "-e", "-c", &line, "/dev/null"]).env("SHELL", "/bin/sh");
+    script.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().context("script")
+}
+
+fn left_by_keys(cx: &mut Ctx) -> Result<()> {
+    let b = Shelf::new(cx)?;
+    let there = |path: &str| Ok(b.call(&["exec", "web", "ls", path]).is_ok_and(|out| out.code == 0));
+    let mut terminal = typed(&b, "run -it --name web base:1 sh")?;
+    let mut keys = terminal.stdin.take().context("stdin")?;
+    // A shell that begins may throw away what was typed before.
+    until("typed", || {
+        keys.write_all(b"touch /tmp/typed\n")?;
+        there("/tmp/typed")
+    })?;
+    // One of the two is the shell's: the line before.
+    keys.write_all(b"touch /tmp/more\n\x10\n")?;
+    until("more is typed", || there("/tmp/more"))?;
+    keys.write_all(b"\x10\x11")?;
+    same!(terminal.wait()?.code(), Some(0));
+    same!((b.status()?, there("/tmp/typed")?), ("running".to_owned(), true));
+    // A process that came later is left likewise, by other keys, and goes on.
+    let mut terminal = typed(&b, "exec -it --detach-keys ctrl-a,d web sh")?;
+    let mut keys = terminal.stdin.take().context("stdin")?;
+    until("typed inside", || {
+        keys.write_all(b"touch /tmp/inner\n")?;
+        there("/tmp/inner")
+    })?;
+    keys.write_all(b"(sleep 1; touch /tmp/later) & touch /tmp/begun\n")?;
+    until("it has begun", || there("/tmp/begun"))?;
+    keys.write_all(b"\x01d")?;
+    same!(terminal.wait()?.code(), Some(0));
+    until("it goes on", || there("/tmp/later"))?;
+    holds!(b.says(&["top", "web"])?.lines().filter(|l| l.ends_with(" sh")).count() == 2, "{}", b.says(&["top", "web"])?);
+    // It is ended as any other; what it was started from is not there any more.
+    b.says(&["stop", "-t", "0", "web"])?;
+    same!((b.status()?, b.says(&["wait", "web"])?), ("exited".to_owned(), "137".to_owned()));
+    let out = b.call(&["run", "--detach-keys", "ctrl-17", "base:1", "id"])?;
+    is_clear(&out, "--detach-keys ctrl-17")?;
     Ok(())
 }

@@ -240,6 +240,7 @@ impl RunArgs {
             seccomp: self.security.seccomp()?,
             limits: self.process.limits()?,
             terminal: self.process.tty,
+            detach_keys: self.process.detach_keys()?,
             // The machine's own root is used like a shell's child; the rest as docker's containers.
             stdin: self.process.interactive || self.host,
             ..Process::new(self.command(caller, image))

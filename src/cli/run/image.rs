@@ -172,15 +172,26 @@ pub(in crate::cli) fn start(
     let told = oom_killed.clone();
     attended.out_of_memory = Some(Box::new(move |_| told.set(true)));
     let pid = i32::try_from(std::process::id()).ok();
-    state = State { started: Some(now()), pid, finished: None, exit_code: None, oom_killed: false, ..state };
+    let fresh = State { remove: state.remove, ..State::default() };
+    state = State { started: Some(now()), pid, ..fresh };
     store.set_state(container, &state)?;
+    let (shelf, one, then) = (store.clone(), container.clone(), state.clone());
+    attended.left = Some(Box::new(move |supervisor| {
+        // Whoever signals it by its process must meet the one that is there now.
+        let pid = i32::try_from(std::process::id()).ok();
+        let supervisor = Some(supervisor.as_raw());
+        if let Err(e) = shelf.set_state(&one, &State { pid, supervisor, ..then }) {
+            log::warn!("state of container {}: {e}", one.record.name);
+        }
+    }));
     let ended = runner::run_attended(&spec, &mut view.recorded(recorder), attended);
     let exit_code = match &ended {
         Ok(code) => *code,
         Err(e) => i32::from(e.exit_code()),
     };
     let oom_killed = oom_killed.get();
-    state = State { finished: Some(now()), pid: None, exit_code: Some(exit_code), oom_killed, ..state };
+    state =
+        State { finished: Some(now()), pid: None, supervisor: None, exit_code: Some(exit_code), oom_killed, ..state };
     store.set_state(container, &state)?;
     Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(FAILED)))
 }
@@ -309,6 +320,7 @@ pub(in crate::cli) fn extra_process(
     process.workdir = args.workdir()?.or(process.workdir);
     process.limits.extend(args.limits()?);
     process.terminal = args.tty;
+    process.detach_keys = args.detach_keys()?;
     process.stdin = args.interactive;
     Ok(process)
 }
