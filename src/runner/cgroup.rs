@@ -133,8 +133,7 @@ impl Cgroup {
         if settings.is_empty() {
             return None;
         }
-        let mut tail = base.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        tail.truncate(tail.floor_char_boundary(12));
+        let tail: String = base.file_name().unwrap_or_default().to_string_lossy().chars().take(12).collect();
         let name = format!("{PREFIX}{tail}-{}", std::process::id());
         let (made, refused) = make(&settings, &name);
         let told: Vec<_> = refused.iter().filter(|(flag, _)| !is_optional(&settings, flag)).collect();

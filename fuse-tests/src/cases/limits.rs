@@ -93,7 +93,7 @@ fn a_share_of_a_processor(cx: &mut Ctx) -> Result<()> {
     let stats: Value = serde_json::from_str(&b.says(&["stats", "--format", "json", "web"])?)?;
     let cpu = stats[0]["cpu"].as_f64().context("cpu")?;
     // Periods are a tenth of a second, and a third of a second was watched.
-    holds!(cpu < 60.0, "{cpu} %");
+    holds!((cpu as u64) < 60, "{cpu} %");
     b.says(&["kill", "web"])?;
     Ok(())
 }
