@@ -150,9 +150,11 @@ fn watch(
     let mut connection = None;
     // By the process whose child the supervisor is.
     let mut left = false;
+    // Until then who asks waits: an order that comes between those of the start would be taken for one.
+    let mut started = false;
     loop {
         let Ready { message, relayed, input, asked } =
-            poll_all(signals, Some(channel), relay.as_ref(), attended.control.as_ref())
+            poll_all(signals, Some(channel), relay.as_ref(), attended.control.as_ref().filter(|_| started))
                 .map_err(|e| Error::new("poll", e))?;
         while let Some(signal) = signals.next().map_err(|e| Error::new("signalfd", e))? {
             if let (Signal::SIGWINCH, Some(relay)) = (signal, &relay) {
@@ -228,7 +230,10 @@ fn watch(
                 }
                 channel.send(&Message::Limited);
             }
-            Message::Starting => loan.started(sender),
+            Message::Starting => {
+                started = true;
+                loan.started(sender);
+            }
             Message::Stopped if loan.is_shared() || asked_to_stop => {
                 asked_to_stop = false;
                 loan.stopped();
