@@ -32,9 +32,29 @@ pub(super) fn wait(container: &Container, patience: Option<Duration>) -> Result<
     Ok(true)
 }
 
-/// Ends a container in order: a signal to its command, and after `patience` everything in it is killed.
-pub(super) fn stop(container: &Container, patience: Duration) -> Result<(), Error> {
-    send(container, Signal::SIGTERM)?;
+/// How long a container may take to end, unless it says otherwise.
+const PATIENCE: u64 = 10;
+
+/// How to end a container: what is said here, or when it was made, or by its image.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct Manner {
+    /// Seconds until it is killed [default: as --stop-timeout said, or 10]
+    #[arg(short, long, value_name = "SECONDS")]
+    time: Option<u64>,
+    /// The signal that asks it to end [default: as --stop-signal or the image said, or TERM]
+    #[arg(short, long, value_name = "SIGNAL")]
+    signal: Option<String>,
+}
+
+/// Ends a container in order: a signal to its command, and after a while everything in it is killed.
+pub(super) fn stop(container: &Container, manner: &Manner) -> Result<(), Error> {
+    let record = &container.record.process;
+    let wanted = match &manner.signal {
+        Some(word) => signal(word)?,
+        None => record.stop_signal.as_deref().and_then(signal_named).unwrap_or(Signal::SIGTERM),
+    };
+    let patience = Duration::from_secs(manner.time.or(record.stop_timeout).unwrap_or(PATIENCE));
+    send(container, wanted)?;
     if wait(container, Some(patience))? {
         return Ok(());
     }
@@ -68,15 +88,19 @@ pub(super) fn send(container: &Container, signal: Signal) -> Result<(), Error> {
 
 /// A signal by its name, with or without SIG, or its number.
 pub(super) fn signal(word: &str) -> Result<Signal, Error> {
-    let upper = word.to_ascii_uppercase();
-    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    let found = match word.parse::<i32>() {
-        Ok(number) => Signal::try_from(number).ok(),
-        Err(_) => name.parse().ok(),
-    };
-    found.ok_or_else(|| {
+    signal_named(word).ok_or_else(|| {
         Error::new(format!("--signal {word}: no such signal")).hint("TERM, KILL, HUP, INT, USR1, 15, ..")
     })
+}
+
+/// The same, if there is one.
+pub(super) fn signal_named(word: &str) -> Option<Signal> {
+    let upper = word.to_ascii_uppercase();
+    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
+    match word.parse::<i32>() {
+        Ok(number) => Signal::try_from(number).ok(),
+        Err(_) => name.parse().ok(),
+    }
 }
 
 /// Does the same to each container; goes on after a failure, which is returned.

@@ -27,7 +27,7 @@ pub(super) struct Args {
     from: PathBuf,
     /// The image's name
     name: String,
-    /// An instruction as in a Dockerfile: CMD, ENTRYPOINT, ENV, LABEL, WORKDIR, USER, EXPOSE
+    /// An instruction as in a Dockerfile: CMD, ENTRYPOINT, ENV, LABEL, WORKDIR, USER, STOPSIGNAL, EXPOSE
     #[arg(short, long, value_name = "INSTRUCTION")]
     change: Vec<Change>,
     /// No progress

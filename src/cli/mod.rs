@@ -3,6 +3,7 @@
 mod commit;
 mod completions;
 mod containers;
+mod cp;
 mod create;
 mod daemon;
 mod df;
@@ -75,6 +76,8 @@ enum Verb {
     Ps(ps::Args),
     /// Run one more command in a container
     Exec(Box<exec::Args>),
+    /// Copy files between a container and here
+    Cp(cp::Args),
     /// Print what a detached container has printed
     Logs(logs::Args),
     /// Start containers again
@@ -159,6 +162,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Verb::Create(args) => create::run(&args, &onlay.store),
         Verb::Ps(args) => ps::run(&args, &onlay.store),
         Verb::Exec(args) => exec::run(&args, &onlay.store),
+        Verb::Cp(args) => cp::run(&args, &onlay.store),
         Verb::Logs(args) => logs::run(&args, &onlay.store),
         Verb::Start(args) => start::run_start(&args, &onlay.store),
         Verb::Stop(args) => stop::run_stop(&args, &onlay.store),

@@ -14,13 +14,61 @@ use crate::store::{Container, State, Status};
 #[command(after_help = "\
 Examples:
   onlay ps -a
-  onlay ps -aq | xargs onlay rm")]
+  onlay ps -aq | xargs onlay rm
+  onlay ps --filter label=team=web")]
 pub(super) struct Args {
     /// Those that do not run, too
     #[arg(short, long)]
     all: bool,
+    /// Only those with a label, a name (or part of it), a status (created, running, exited), of an image
+    #[arg(short, long, value_name = "label=NAME[=VALUE]|name=..|status=..|ancestor=..", action = clap::ArgAction::Append)]
+    filter: Vec<String>,
     #[command(flatten)]
     list: ListArgs,
+}
+
+/// What a container must be like.
+#[derive(Debug)]
+enum Filter {
+    Label(String, Option<String>),
+    Name(String),
+    Status(Status),
+    Image(String),
+}
+
+impl Filter {
+    fn read(text: &str) -> Result<Self, Error> {
+        let bad = |why: &str| {
+            Error::new(format!("--filter {text}: {why}"))
+                .hint("label=NAME, label=NAME=VALUE, name=PART, status=running, ancestor=IMAGE")
+        };
+        let (key, value) = text.split_once('=').ok_or_else(|| bad("not KEY=VALUE"))?;
+        Ok(match (key, value) {
+            (_, "") => return Err(bad("nothing behind the =")),
+            ("label", value) => match value.split_once('=') {
+                Some((name, value)) => Self::Label(name.to_owned(), Some(value.to_owned())),
+                None => Self::Label(value.to_owned(), None),
+            },
+            ("name", value) => Self::Name(value.to_owned()),
+            ("status", "created") => Self::Status(Status::Created),
+            ("status", "running") => Self::Status(Status::Running),
+            ("status", "exited") => Self::Status(Status::Exited),
+            ("status", _) => return Err(bad("no such status")),
+            ("ancestor", value) => Self::Image(value.to_owned()),
+            _ => return Err(bad("no such key")),
+        })
+    }
+
+    fn passes(&self, container: &Container, status: Status) -> bool {
+        let record = &container.record;
+        match self {
+            Self::Label(name, None) => record.process.labels.contains_key(name),
+            Self::Label(name, Some(value)) => record.process.labels.get(name) == Some(value),
+            Self::Name(part) => record.name.contains(part),
+            Self::Status(wanted) => status == *wanted,
+            Self::Image(name) => record.image_name == *name || record.image_name.split(':').next() == Some(name),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -31,16 +79,20 @@ struct Row {
     command: Vec<String>,
     created: String,
     status: Status,
+    labels: std::collections::BTreeMap<String, String>,
     #[serde(flatten)]
     state: State,
 }
 
 pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
+    let filters = args.filter.iter().map(|text| Filter::read(text)).collect::<Result<Vec<_>, _>>()?;
     let store = store.open()?;
+    // Those of a status are asked for whether they run or not.
+    let all = args.all || filters.iter().any(|f| matches!(f, Filter::Status(_)));
     let mut rows = Vec::new();
     for container in store.containers()? {
         let status = container.status()?;
-        if args.all || status == Status::Running {
+        if (all || status == Status::Running) && filters.iter().all(|f| f.passes(&container, status)) {
             rows.push(row(container, status)?);
         }
     }
@@ -80,6 +132,7 @@ fn row(container: Container, status: Status) -> Result<Row, Error> {
         command: record.process.args,
         created: record.created,
         status,
+        labels: record.process.labels,
         state,
     })
 }

@@ -12,7 +12,9 @@ use super::registry::{RegistryArgs, Transfer};
 use super::store::StoreArgs;
 use crate::registry::{Access, Finished, Part, Platform, Session, Sink};
 use crate::store::{self, BlobWriter, ErrorKind, Store, familiar, parse_name};
+use crate::sys::process::{Fork, end_with, fork};
 use crate::vocab::digest::short;
+use crate::vocab::why;
 
 /// Fetch an image from a registry
 #[derive(Debug, clap::Args)]
@@ -60,6 +62,41 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     };
     print(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Fetches an image in a process of its own: whose the files are is not this one's business, which may go on to run it.
+/// What is fetched is told on standard error.
+pub(super) fn pull_apart(store: &Store, image: &str) -> Result<(), Error> {
+    let fail = |what: &str, e: io::Error| Error::new(format!("pull {image}: {what}: {}", why(&e)));
+    let (mut told, mut tell) = io::pipe().map_err(|e| fail("pipe", e))?;
+    match fork().map_err(|e| fail("fork", e.into()))? {
+        Fork::Child => end_with(|| {
+            drop(told);
+            let args = Args {
+                image: image.to_owned(),
+                platform: None,
+                registry: RegistryArgs::default(),
+                quiet: !io::IsTerminal::is_terminal(&io::stderr()),
+            };
+            let quiet = rustix::stdio::dup2_stdout(io::stderr()).map_err(|e| fail("standard error", e.into()));
+            let Err(e) = quiet.and_then(|()| run(&args, &StoreArgs::at(store.root()))) else { return 0 };
+            let text = format!("{}\0{}", e.message(), e.hint_text().unwrap_or(""));
+            // Whoever does not read it sees the exit code.
+            i32::from(io::Write::write_all(&mut tell, text.as_bytes()).is_err()) + 1
+        }),
+        Fork::Parent(child) => {
+            drop(tell);
+            let mut text = String::new();
+            io::Read::read_to_string(&mut told, &mut text).map_err(|e| fail("pipe", e))?;
+            let status = nix::sys::wait::waitpid(child, None).map_err(|e| fail("wait", e.into()))?;
+            match text.split_once('\0') {
+                Some((text, "")) => Err(Error::new(text)),
+                Some((text, hint)) => Err(Error::new(text).hint(hint)),
+                None if status == nix::sys::wait::WaitStatus::Exited(child, 0) => Ok(()),
+                None => Err(Error::new(format!("pull {image}: ended unexpectedly"))),
+            }
+        }
+    }
 }
 
 /// The store, as the registry sees it.

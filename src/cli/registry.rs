@@ -22,6 +22,12 @@ pub(super) struct RegistryArgs {
     authfile: Option<PathBuf>,
 }
 
+impl Default for RegistryArgs {
+    fn default() -> Self {
+        Self { tls_verify: true, authfile: None }
+    }
+}
+
 impl RegistryArgs {
     /// For a conversation; which login it needs is not looked for yet.
     pub(super) fn options(&self) -> Options {

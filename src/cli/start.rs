@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::containers::each;
+use super::containers::{Manner, each};
 use super::error::Error;
 use super::output::print;
 use super::run;
@@ -53,9 +53,8 @@ fn start_one(store: &Store, name: &str) -> Result<(), Error> {
 Example:
   onlay restart web")]
 pub(super) struct RestartArgs {
-    /// Seconds until it is killed
-    #[arg(short, long, default_value_t = 10, value_name = "SECONDS")]
-    time: u64,
+    #[command(flatten)]
+    manner: Manner,
     /// The containers: names, or ids or their first digits
     #[arg(required = true)]
     containers: Vec<String>,
@@ -64,7 +63,7 @@ pub(super) struct RestartArgs {
 pub(super) fn run_restart(args: &RestartArgs, store: &StoreArgs) -> Result<ExitCode, Error> {
     let store = store.open()?;
     each(&args.containers, |name| {
-        stop_one(&store, name, args.time)?;
+        stop_one(&store, name, &args.manner)?;
         start_one(&store, name)
     })
 }

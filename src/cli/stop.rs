@@ -1,22 +1,20 @@
 //! `onlay stop`, `onlay kill`, `onlay wait`.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
-use super::containers::{each, kill, running, send, signal, stop, wait};
+use super::containers::{Manner, each, kill, running, send, signal, stop, wait};
 use super::error::Error;
 use super::output::print;
 use super::store::StoreArgs;
 
-/// End containers: SIGTERM to the command, and after a while SIGKILL to all that is left
+/// End containers: a signal to the command (TERM, if nobody says otherwise), and after a while SIGKILL to all that is left
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
   onlay stop -t 30 database")]
 pub(super) struct StopArgs {
-    /// Seconds until it is killed
-    #[arg(short, long, default_value_t = 10, value_name = "SECONDS")]
-    time: u64,
+    #[command(flatten)]
+    manner: Manner,
     /// The containers: names, or ids or their first digits
     #[arg(required = true)]
     containers: Vec<String>,
@@ -26,16 +24,16 @@ pub(super) fn run_stop(args: &StopArgs, store: &StoreArgs) -> Result<ExitCode, E
     let store = store.open()?;
     each(&args.containers, |name| {
         // One that has ended already is as it should be.
-        stop_one(&store, name, args.time)?;
+        stop_one(&store, name, &args.manner)?;
         print(format!("{name}\n").as_bytes())
     })
 }
 
 /// Stops a container if it runs.
-pub(super) fn stop_one(store: &crate::store::Store, name: &str, seconds: u64) -> Result<(), Error> {
+pub(super) fn stop_one(store: &crate::store::Store, name: &str, manner: &Manner) -> Result<(), Error> {
     let container = store.container(name)?;
     if container.status()? == crate::store::Status::Running {
-        stop(&container, Duration::from_secs(seconds))?;
+        stop(&container, manner)?;
     }
     Ok(())
 }

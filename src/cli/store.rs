@@ -45,6 +45,11 @@ pub(super) struct ListArgs {
 }
 
 impl StoreArgs {
+    /// The store in this directory.
+    pub(super) fn at(root: &std::path::Path) -> Self {
+        Self { root: Some(root.into()) }
+    }
+
     fn path(&self) -> Result<PathBuf, Error> {
         if let Some(root) = self.root.as_ref().filter(|r| !r.is_empty()) {
             return Ok(root.into());

@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::containers::running;
 use super::error::Error;
 use super::store::{Format, StoreArgs, print_rows, size};
+use crate::runner;
 use crate::store::{Container, Status};
 
 /// List the processes of a container, with their ids outside
@@ -56,7 +57,7 @@ pub(super) fn run_top(args: &TopArgs, store: &StoreArgs) -> Result<ExitCode, Err
 /// Print what containers use: processes, memory, processor
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The service of the files is counted in SERVICE, what runs inside in the rest.
+What --memory and --pids-limit grant stands behind a slash. The service of the files is counted in SERVICE, what runs inside in the rest.
 
 Example:
   onlay stats")]
@@ -78,8 +79,10 @@ struct Usage {
     /// Of one processor, in percent.
     cpu: f64,
     memory: u64,
+    memory_limit: Option<u64>,
     service: u64,
     processes: usize,
+    processes_limit: Option<u64>,
 }
 
 /// How long the processor is watched.
@@ -107,25 +110,37 @@ pub(super) fn run_stats(args: &StatsArgs, store: &StoreArgs) -> Result<ExitCode,
         let processes = inside(container)?;
         let spent = processes.iter().map(|p| p.ticks).sum::<u64>().saturating_sub(before);
         let seconds = spent as f64 / rustix::param::clock_ticks_per_second() as f64;
+        let init = ours(container)?.get(2).copied();
+        let (memory_limit, processes_limit) = init.map_or((None, None), runner::limits_of);
         rows.push(Usage {
             id: container.short_id().to_owned(),
             name: container.record.name.clone(),
             cpu: (1000.0 * seconds / from.elapsed().as_secs_f64()).round() / 10.0,
             memory: processes.iter().map(|p| p.memory).sum(),
+            memory_limit,
             service: ours(container)?.iter().filter_map(|pid| read(*pid)).map(|p| p.memory).sum(),
             processes: processes.len(),
+            processes_limit,
         });
     }
     print_rows(args.format, &rows, &["CONTAINER ID", "NAME", "CPU %", "MEMORY", "SERVICE", "PROCESSES"], |u| {
-        let (memory, service) = (size(u.memory), size(u.service));
-        vec![u.id.clone(), u.name.clone(), format!("{:.1}", u.cpu), memory, service, u.processes.to_string()]
+        let of = |limit: Option<String>| limit.map_or(String::new(), |limit| format!(" / {limit}"));
+        vec![
+            u.id.clone(),
+            u.name.clone(),
+            format!("{:.1}", u.cpu),
+            size(u.memory) + &of(u.memory_limit.map(size)),
+            size(u.service),
+            u.processes.to_string() + &of(u.processes_limit.map(|n| n.to_string())),
+        ]
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Monitor, supervisor and init: those of our processes that are there, in this order.
 fn ours(container: &Container) -> Result<Vec<i32>, Error> {
-    let mut pids: Vec<i32> = container.state()?.pid.into_iter().collect();
+    let state = container.state()?;
+    let mut pids: Vec<i32> = state.pid.into_iter().chain(state.supervisor).collect();
     while let Some(last) = pids.last().filter(|_| pids.len() < 3) {
         match children(*last).first() {
             Some(child) => pids.push(*child),

@@ -291,7 +291,9 @@ impl Overlay {
         }
         self.copy_up(&parent, Want::Metadata)?;
         self.copy_up(&node, Want::Metadata)?;
-        self.keep_redirect(&node)?;
+        if !self.keep_redirect(&node)? {
+            return Err(Errno::NOENT);
+        }
         let pinned = self.with_upper(&node, |dir, at| dir.pin(at))?;
         let names = parent.names_mut();
         let over_whiteout = self.vacant(&parent, names.removed(), name)?;

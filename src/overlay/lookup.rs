@@ -255,35 +255,32 @@ impl Overlay {
         if path.starts_with(b"/") {
             return path.to_vec();
         }
-        let mut full = self.lower_path(parent);
+        // Without names nobody looks into it.
+        let mut full = self.lower_path(parent).unwrap_or_default();
         full.push(b'/');
         full.extend_from_slice(path);
         full
     }
 
     /// The path under which the lowers have what a directory of the view is merged with: its own, but for redirects.
-    pub(super) fn lower_path(&self, node: &Arc<Node>) -> Vec<u8> {
+    /// `None` where a name on the way to the root is gone.
+    pub(super) fn lower_path(&self, node: &Arc<Node>) -> Option<Vec<u8>> {
         let mut names: Vec<Box<[u8]>> = Vec::new();
         let mut at = node.clone();
-        loop {
-            let next = {
+        while !Arc::ptr_eq(&at, &self.root) {
+            let parent = {
                 let state = at.state.lock();
                 if let Some(r) = state.upper.as_ref().and_then(|u| u.redirect.clone()) {
                     names.push(r[1..].into());
-                    None
-                } else {
-                    state.links().first().map(|l| {
-                        names.push(l.name[..].into());
-                        l.parent.clone()
-                    })
+                    break;
                 }
+                let link = state.links().first()?;
+                names.push(link.name[..].into());
+                link.parent.clone()
             };
-            match next {
-                Some(parent) => at = parent,
-                None => break,
-            }
+            at = parent;
         }
-        names.iter().rev().flat_map(|n| [b"/", &n[..]].concat()).collect()
+        Some(names.iter().rev().flat_map(|n| [b"/", &n[..]].concat()).collect())
     }
 
     /// The node for what was found under `name` in `parent`.

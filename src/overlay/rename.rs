@@ -91,11 +91,15 @@ impl Overlay {
         for node in [p1, p2, &src] {
             self.copy_up(node, Want::Metadata)?;
         }
-        self.keep_redirect(&src)?;
+        if !self.keep_redirect(&src)? {
+            return Ok(false);
+        }
         if let Some(dst) = &dst {
             if flags == EXCHANGE {
                 self.copy_up(dst, Want::Metadata)?;
-                self.keep_redirect(dst)?;
+                if !self.keep_redirect(dst)? {
+                    return Ok(false);
+                }
             } else if self.wants_index(dst) {
                 self.copy_up_to_index(dst)?;
             }
@@ -301,17 +305,30 @@ impl Overlay {
         self.link_indexed(node, &index, &at.dir, at.name)
     }
 
-    /// Writes down where the lowers have what a directory is merged with, or a metacopy its data, before it moves.
-    pub(super) fn keep_redirect(&self, node: &Arc<Node>) -> Result<()> {
-        let needed = {
+    /// Writes down where the lowers have what a directory is merged with, or a metacopy its data, before it moves. `false`: it has lost
+    /// its last name, and stays where it is.
+    pub(super) fn keep_redirect(&self, node: &Arc<Node>) -> Result<bool> {
+        let needed = || {
             let state = node.state.lock();
             let merged = matches!(&state.below, Below::Dirs(dirs) if !dirs.is_empty());
             state.upper.as_ref().is_some_and(|u| u.redirect.is_none() && (u.metacopy || merged))
         };
-        if !needed {
-            return Ok(());
+        if !needed() {
+            return Ok(true);
         }
-        let path = self.lower_path(node);
+        // Whoever moves it does this first: so what has no redirect under this lock is where the lowers have it.
+        let _one_at_a_time = node.copy_up.lock();
+        if !needed() {
+            return Ok(true);
+        }
+        let path = loop {
+            match self.lower_path(node) {
+                Some(path) => break path,
+                // That name went just now; maybe there is another.
+                None if node.first_link().is_some() => {}
+                None => return Ok(false),
+            }
+        };
         if path.len() > MAX_REDIRECT {
             return Err(Errno::XDEV);
         }
@@ -320,7 +337,7 @@ impl Overlay {
         if let Some(upper) = &mut node.state.lock().upper {
             upper.redirect = Some(path.into());
         }
-        Ok(())
+        Ok(true)
     }
 
     /// The node has its new name in place of the old one.

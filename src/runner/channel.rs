@@ -28,6 +28,10 @@ pub(super) enum Message {
     NeedMaps,
     /// Parent: they are written.
     MapsWritten,
+    /// Init: it has no child yet, move it into its control group.
+    NeedLimits,
+    /// Parent, by way of the supervisor: it is there, or has to do without.
+    Limited,
     /// Init: its network namespace is there, connect it.
     NeedNetwork,
     /// Init, to the supervisor: who listens for chown(2) comes along.
@@ -162,6 +166,8 @@ fn encode(message: &Message) -> Vec<u8> {
         Message::NeedNetwork => (b'N', 0, String::new()),
         Message::Connected => (b'C', 0, String::new()),
         Message::Chown => (b'o', 0, String::new()),
+        Message::NeedLimits => (b'L', 0, String::new()),
+        Message::Limited => (b'l', 0, String::new()),
         Message::Exec(process) => (b'x', 0, process.clone()),
         Message::Running => (b'r', 0, String::new()),
         Message::Stopped => (b'z', 0, String::new()),
@@ -187,6 +193,8 @@ fn decode(packet: &[u8]) -> Option<Message> {
         b'N' => Message::NeedNetwork,
         b'C' => Message::Connected,
         b'o' => Message::Chown,
+        b'L' => Message::NeedLimits,
+        b'l' => Message::Limited,
         b'x' => Message::Exec(text.into_owned()),
         b'r' => Message::Running,
         b'z' => Message::Stopped,
@@ -220,6 +228,8 @@ mod tests {
             Message::NeedNetwork,
             Message::Connected,
             Message::Chown,
+            Message::NeedLimits,
+            Message::Limited,
             Message::Stopped,
             Message::Warning("w".into()),
             Message::Failed(failed),

@@ -152,6 +152,12 @@ fn talk(channel: &Channel, process: &Process, wait: bool) -> Result<i32, Error> 
         if let Some(relay) = relay.as_mut().filter(|_| ready.relayed || ready.input) {
             relay.pass(ready.input).map_err(|e| Error::new("terminal", e))?;
         }
+        // Somebody has to hold the terminal of what goes on.
+        if let Some(relay) = relay.as_mut().filter(|r| r.is_left())
+            && relay.leave().map_err(|e| Error::new("detach", e))?
+        {
+            return Ok(0);
+        }
         if !ready.message {
             continue;
         }
@@ -163,7 +169,10 @@ fn talk(channel: &Channel, process: &Process, wait: bool) -> Result<i32, Error> 
             Message::Terminal => {
                 let master = received.fds.into_iter().next();
                 let master = master.ok_or_else(|| Error::new("new terminal", "did not come along"))?;
-                relay = Some(Relay::new(master, process.stdin && wait).map_err(|e| Error::new("terminal", e))?);
+                relay = Some(
+                    Relay::new(master, process.stdin && wait, &process.detach_keys)
+                        .map_err(|e| Error::new("terminal", e))?,
+                );
             }
             Message::Running if !wait => outcome = Some(Ok(0)),
             Message::Failed(e) => outcome = Some(Err(e)),

@@ -81,6 +81,15 @@ enum Place {
 
 fn carry_out(step: &Step, place: Place, ends: &Ends<'_>) -> Result<Place, Failure> {
     match (step, &place) {
+        (Step::Limits(_), _) => {
+            ends.up.send(&Message::NeedLimits);
+            match ends.link.receive().map_err(errno)? {
+                Some(Received { message: Message::Limited, .. }) => {}
+                _ => return Err(rustix::io::Errno::CANCELED.into()),
+            }
+            // Nothing inside sees which group of the machine's this is.
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).map_err(errno)?;
+        }
         (Step::SetHostname(name), _) => sethostname(name).map_err(errno)?,
         (Step::LoopbackUp, _) => loopback_up()?,
         (Step::Connect, _) => {

@@ -14,6 +14,7 @@
 //!
 //! This floor knows nothing of FUSE or of the union: what the new root is, a [`Root`] says.
 
+mod cgroup;
 mod channel;
 mod control;
 mod enter;
@@ -27,6 +28,7 @@ mod parent;
 mod plan;
 mod process;
 mod relay;
+mod scope;
 mod seccomp;
 mod signals;
 mod spec;
@@ -35,12 +37,13 @@ mod terminal;
 mod users;
 mod volume;
 
+pub use cgroup::{Cgroup, Resources, Swap, limits_of};
 pub use control::{Control, exec, signal};
 pub use enter::enter_user_namespace;
 pub use error::Error;
 pub use mapping::{Mapping, Range};
 pub use network::Port;
-pub use parent::{Attended, run, run_attended};
+pub use parent::{Attended, Own, run, run_attended};
 pub use plan::{KEPT_CAPABILITIES, Plan, Step, plan};
 pub use seccomp::{Profile, Seccomp};
 pub use spec::{Limit, LimitName, Network, Owners, Process, Root, RootError, Spec};

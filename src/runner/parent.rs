@@ -1,5 +1,6 @@
 //! The process the user called: it makes the supervisor, writes its id maps, sends signals on, and waits.
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::os::fd::AsFd;
 
@@ -17,8 +18,8 @@ use super::network::{self, Connection};
 use super::relay::Relay;
 use super::signals::Signals;
 use super::terminal::{Loan, Terminal};
-use super::{Control, Error, Root, Spec, plan, supervisor};
-use crate::sys::process::{Fork, end_with, fork};
+use super::{Cgroup, Control, Error, Root, Spec, plan, supervisor};
+use crate::sys::process::{Fork, end_with, exit_now, fork};
 use crate::sys::signal::set_default;
 
 /// What of the caller's the command gets back, whatever the processes in between do to theirs.
@@ -26,7 +27,12 @@ pub(super) struct Origin {
     pub(super) mask: SigSet,
     pub(super) umask: Mode,
     pub(super) terminal: Terminal,
+    pub(super) own: Option<Own>,
 }
+
+/// A program that is a function of ours: words in, exit code out. It is called in a process of its own inside, confined as
+/// any command, which has one thread.
+pub type Own = fn(&[OsString]) -> i32;
 
 /// The umask of a root that is not the machine's.
 pub(super) const USUAL_UMASK: Mode = Mode::from_raw_mode(0o022);
@@ -43,6 +49,15 @@ fn umask_for(spec: &Spec) -> Mode {
 pub struct Attended<'a> {
     /// Where requests come in: signals, more processes.
     pub control: Option<Control>,
+    /// The group that its limits hold for.
+    pub cgroup: Option<Cgroup>,
+    /// Called in the end with how many processes the limit of memory has ended, if it has.
+    pub out_of_memory: Option<Box<dyn FnOnce(u64) + 'a>>,
+    /// What processes that are our own do.
+    pub own: Option<Own>,
+    /// Called when the caller has left it to itself, in the process that goes on with it, which is not the supervisor's
+    /// parent.
+    pub left: Option<Box<dyn FnOnce(Pid) + 'a>>,
     /// Called once the command is executed.
     pub running: Option<Box<dyn FnOnce() + 'a>>,
 }
@@ -61,6 +76,17 @@ pub fn run(spec: &Spec, root: &mut dyn Root) -> Result<i32, Error> {
 /// # Errors
 /// As there.
 pub fn run_attended(spec: &Spec, root: &mut dyn Root, mut attended: Attended<'_>) -> Result<i32, Error> {
+    let ended = run_once(spec, root, &mut attended);
+    if let Some(killed @ 1..) = attended.cgroup.take().map(Cgroup::remove) {
+        log::warn!("the limit of memory was reached: the kernel has killed {killed} of the processes inside");
+        if let Some(tell) = attended.out_of_memory.take() {
+            tell(killed);
+        }
+    }
+    ended
+}
+
+fn run_once(spec: &Spec, root: &mut dyn Root, attended: &mut Attended<'_>) -> Result<i32, Error> {
     check(spec)?;
     network::check(spec.network)?;
     let plan = plan(spec);
@@ -77,13 +103,13 @@ pub fn run_attended(spec: &Spec, root: &mut dyn Root, mut attended: Attended<'_>
     let result = match forked {
         Ok(Fork::Child) => {
             drop(ours);
-            let origin = Origin { mask: signals.before(), umask: umask_for(spec), terminal };
+            let origin = Origin { mask: signals.before(), umask: umask_for(spec), terminal, own: attended.own };
             end_with(|| supervisor::live(spec, &plan, root, &theirs, &origin))
         }
         Ok(Fork::Parent(supervisor)) => {
             drop(theirs);
             let mut loan = Loan::new(terminal);
-            let ended = watch(spec, supervisor, &ours, &signals, &mut loan, &mut attended);
+            let ended = watch(spec, supervisor, &ours, &signals, &mut loan, attended);
             loan.end().map_err(|e| Error::new("tcsetpgrp", e)).and(ended)
         }
         Err(e) => Err(e),
@@ -122,9 +148,13 @@ fn watch(
     let mut asked_to_stop = false;
     let mut relay: Option<Relay> = None;
     let mut connection = None;
+    // By the process whose child the supervisor is.
+    let mut left = false;
+    // Until then who asks waits: an order that comes between those of the start would be taken for one.
+    let mut started = false;
     loop {
         let Ready { message, relayed, input, asked } =
-            poll_all(signals, Some(channel), relay.as_ref(), attended.control.as_ref())
+            poll_all(signals, Some(channel), relay.as_ref(), attended.control.as_ref().filter(|_| started))
                 .map_err(|e| Error::new("poll", e))?;
         while let Some(signal) = signals.next().map_err(|e| Error::new("signalfd", e))? {
             if let (Signal::SIGWINCH, Some(relay)) = (signal, &relay) {
@@ -137,6 +167,20 @@ fn watch(
         }
         if let Some(relay) = relay.as_mut().filter(|_| relayed || input) {
             relay.pass(input).map_err(|e| Error::new("terminal", e))?;
+        }
+        if let Some(relay) = relay.as_mut().filter(|r| r.is_left()) {
+            if connection.is_some() {
+                log::warn!("it can't be left to itself: its network ends with this process");
+                relay.stay();
+            } else if relay.leave().map_err(|e| Error::new("detach", e))? {
+                // The other one has all of what we have, and goes on.
+                exit_now(0);
+            } else {
+                left = true;
+                if let Some(tell) = attended.left.take() {
+                    tell(supervisor);
+                }
+            }
         }
         if let Some(control) = attended.control.as_ref().filter(|_| asked)
             && let Some(request) = control.accept().map_err(|e| Error::new("accept", e))?
@@ -154,7 +198,8 @@ fn watch(
         match message {
             Message::Terminal => {
                 let master = fds.into_iter().next().ok_or_else(|| Error::new("new terminal", "did not come along"))?;
-                relay = Some(Relay::new(master, spec.process.stdin).map_err(|e| Error::new("terminal", e))?);
+                let made = Relay::new(master, spec.process.stdin, &spec.process.detach_keys);
+                relay = Some(made.map_err(|e| Error::new("terminal", e))?);
             }
             Message::NeedMaps => match spec.mapping.write(supervisor) {
                 Ok(()) => drop(channel.send(&Message::MapsWritten)),
@@ -177,7 +222,18 @@ fn watch(
                     }
                 }
             }
-            Message::Starting => loan.started(sender),
+            Message::NeedLimits => {
+                if let (Some(cgroup), Some(init)) = (&attended.cgroup, sender)
+                    && let Err(why) = cgroup.add(init)
+                {
+                    log::warn!("no limits on what runs inside: {why}");
+                }
+                channel.send(&Message::Limited);
+            }
+            Message::Starting => {
+                started = true;
+                loan.started(sender);
+            }
             Message::Stopped if loan.is_shared() || asked_to_stop => {
                 asked_to_stop = false;
                 loan.stopped();
@@ -198,6 +254,7 @@ fn watch(
             | Message::Signal(_)
             | Message::Exec(_)
             | Message::Connected
+            | Message::Limited
             | Message::Chown => {}
         }
     }
@@ -205,7 +262,10 @@ fn watch(
         relay.end().map_err(|e| Error::new("terminal", e))?;
     }
     drop(connection);
-    let status = reap(supervisor).map_err(|e| Error::new("waitpid", e))?;
+    let status = match reap(supervisor) {
+        Err(Errno::ECHILD) if left => WaitStatus::StillAlive,
+        status => status.map_err(|e| Error::new("waitpid", e))?,
+    };
     match (failure, outcome) {
         (Some(e), _) => Err(e),
         (None, Some(code)) => Ok(i32::from(code)),
@@ -267,6 +327,7 @@ fn describe(status: WaitStatus) -> String {
     match status {
         WaitStatus::Signaled(_, signal, _) => format!("killed by {signal}"),
         WaitStatus::Exited(_, code) => format!("ended unexpectedly, exit code {code}"),
+        WaitStatus::StillAlive => "ended unexpectedly".to_owned(),
         other => format!("{other:?}"),
     }
 }

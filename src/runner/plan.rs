@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::thread::CapabilitySet;
 
-use super::{Limit, Network, Process, Seccomp, Spec, Volume};
+use super::{Limit, Network, Process, Resources, Seccomp, Spec, Volume};
 
 #[cfg(test)]
 mod tests;
@@ -15,6 +15,8 @@ mod tests;
 /// while the machine's proc (without which the kernel grants no fresh one) and devices are in sight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
+    /// The parent moves init into a control group with these limits, which is the root of a new cgroup namespace.
+    Limits(Resources),
     /// sethostname(2).
     SetHostname(String),
     /// The loopback interface of the new network namespace.
@@ -193,6 +195,7 @@ pub fn plan(spec: &Spec) -> Plan {
 fn steps(spec: &Spec) -> Vec<Step> {
     let path = PathBuf::from;
     let mut steps = Vec::new();
+    steps.extend((!spec.resources.is_empty()).then_some(Step::Limits(spec.resources)));
     steps.extend(spec.hostname.clone().map(Step::SetHostname));
     if spec.network.is_new() {
         steps.push(Step::LoopbackUp);
@@ -288,6 +291,7 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let show = Path::display;
         match self {
+            Self::Limits(resources) => write!(f, "limit all processes together: {resources}"),
             Self::SetHostname(name) => write!(f, "set host name {name}"),
             Self::LoopbackUp => write!(f, "bring up lo"),
             Self::Connect => write!(f, "connect the network"),

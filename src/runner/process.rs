@@ -20,7 +20,7 @@ use super::parent::Origin;
 use super::plan::Step;
 use super::terminal::Own;
 use super::{Error, Limit, Process, users};
-use crate::sys::process::close_on_exec_from;
+use crate::sys::process::{close_all_but, close_on_exec_from, end_with};
 use crate::sys::seccomp::install;
 use crate::sys::signal::set_default;
 
@@ -155,6 +155,9 @@ fn try_become(mut start: Start<'_>, channel: &Channel) -> Result<std::convert::I
     for step in start.entry {
         carry_out(step, &start, &mut home)?;
     }
+    if process.own {
+        return become_own(&start);
+    }
     let words = process.command.iter().map(|w| c_string(w.clone())).collect::<Result<Vec<_>, _>>()?;
     let mut env = process.env.clone();
     if !env.iter().any(|(name, _)| name == "HOME") {
@@ -183,6 +186,16 @@ fn try_become(mut start: Start<'_>, channel: &Channel) -> Result<std::convert::I
         }
     }
     Err(not_executed(&process.command[0], why))
+}
+
+/// Not execve(2) but a call: the image of init goes on as the command.
+fn become_own(start: &Start<'_>) -> Result<std::convert::Infallible, Error> {
+    let own = start.origin.own.ok_or_else(|| Error::new("a program of ours", "there is none"))?;
+    set_default(Signal::SIGPIPE).map_err(|e| Error::new("sigaction SIGPIPE", e))?;
+    // As an exec would; whoever waits for one sees it.
+    close_all_but(&[]).map_err(|e| Error::new("close_range", e))?;
+    start.origin.mask.thread_set_mask().map_err(|e| Error::new("sigprocmask", e))?;
+    end_with(|| own(&start.process.command))
 }
 
 fn set_stdio(given: &[OwnedFd]) -> Result<(), rustix::io::Errno> {

@@ -4,8 +4,12 @@
 use std::io::{IsTerminal, stdin, stdout};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{read, write};
+use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
+
+use crate::sys::process::{Fork, fork};
 
 /// Between the caller's standard input and output and the command's terminal.
 #[derive(Debug)]
@@ -19,16 +23,52 @@ pub(super) struct Relay {
     over: bool,
     /// How the caller's terminal was.
     before: Option<Termios>,
+    keys: Keys,
+}
+
+/// Keys that, typed one after the other, are not the command's: they ask to be let go.
+#[derive(Debug, Default)]
+struct Keys {
+    /// Empty: there are none.
+    keys: Vec<u8>,
+    /// So many of them were typed last, and are held back.
+    typed: usize,
+    /// All of them were.
+    done: bool,
+}
+
+impl Keys {
+    /// What of `bytes` is the command's, with what was held back for nothing.
+    fn filter(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut passed = Vec::with_capacity(bytes.len());
+        for byte in bytes {
+            if self.done || self.keys.is_empty() {
+                passed.push(*byte);
+                continue;
+            }
+            if *byte != self.keys[self.typed] {
+                passed.extend_from_slice(&self.keys[..self.typed]);
+                self.typed = 0;
+            }
+            if *byte == self.keys[self.typed] {
+                self.typed += 1;
+                self.done = self.typed == self.keys.len();
+            } else {
+                passed.push(*byte);
+            }
+        }
+        passed
+    }
 }
 
 type Done = Result<(), rustix::io::Errno>;
 
 impl Relay {
     /// Takes the master; the caller's terminal becomes raw if `input` is passed on from one.
-    pub(super) fn new(master: OwnedFd, input: bool) -> Result<Self, rustix::io::Errno> {
+    pub(super) fn new(master: OwnedFd, input: bool, keys: &[u8]) -> Result<Self, rustix::io::Errno> {
         // A command that does not read must not keep what it prints from being seen.
         rustix::io::ioctl_fionbio(&master, true)?;
-        let mut relay = Self { master, input, pending: Vec::new(), over: false, before: None };
+        let mut relay = Self { master, input, pending: Vec::new(), over: false, before: None, keys: Keys::default() };
         relay.resize()?;
         if input && stdin().is_terminal() {
             let before = tcgetattr(stdin())?;
@@ -36,6 +76,7 @@ impl Relay {
             raw.make_raw();
             tcsetattr(stdin(), OptionalActions::Drain, &raw)?;
             relay.before = Some(before);
+            relay.keys.keys = keys.to_vec();
         }
         Ok(relay)
     }
@@ -70,7 +111,7 @@ impl Relay {
                         self.pending.push(END_OF_FILE);
                     }
                 }
-                Ok(n) => self.pending.extend_from_slice(&buf[..n]),
+                Ok(n) => self.pending.extend(self.keys.filter(&buf[..n])),
                 Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
                 // The caller's terminal has hung up.
                 Err(_) => self.input = false,
@@ -98,6 +139,38 @@ impl Relay {
             }
         }
         Ok(())
+    }
+
+    /// Whether the keys that ask for it were typed.
+    pub(super) fn is_left(&self) -> bool {
+        self.keys.done
+    }
+
+    /// They are not obeyed: from now on everything is the command's.
+    pub(super) fn stay(&mut self) {
+        self.keys = Keys::default();
+    }
+
+    /// Gives the caller's terminal back and goes on without it, in a new process of a session of its own: this one is
+    /// that, or (true) the one the caller waits for.
+    pub(super) fn leave(&mut self) -> Result<bool, rustix::io::Errno> {
+        self.print()?;
+        self.restore()?;
+        self.input = false;
+        self.stay();
+        let (gone, going) = pipe_with(PipeFlags::CLOEXEC)?;
+        if fork()? != Fork::Child {
+            drop(going);
+            // Until it has gone: with our end the terminal may hang up, which it must not take for its own.
+            while read(&gone, &mut [0; 1]) == Err(rustix::io::Errno::INTR) {}
+            return Ok(true);
+        }
+        rustix::process::setsid()?;
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        rustix::stdio::dup2_stdin(&null)?;
+        rustix::stdio::dup2_stdout(&null)?;
+        rustix::stdio::dup2_stderr(&null)?;
+        Ok(false)
     }
 
     /// Everything is over: prints what is left, and gives the caller's terminal back as it was.
@@ -141,4 +214,20 @@ fn write_all(mut bytes: &[u8]) -> Done {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_held_back_until_they_are_another_word() {
+        let keys = |keys: &[u8]| Keys { keys: keys.to_vec(), ..Keys::default() };
+        let mut k = keys(&[16, 17]);
+        assert_eq!((k.filter(b"a\x10"), k.done), (b"a".to_vec(), false));
+        assert_eq!((k.filter(b"b"), k.done), (b"\x10b".to_vec(), false));
+        // The first one twice: the second may be the beginning.
+        assert_eq!((k.filter(b"\x10\x10\x11x"), k.done), (b"\x10x".to_vec(), true));
+        assert_eq!((keys(&[]).filter(b"\x10\x11"), keys(b"q").filter(b"q")), (b"\x10\x11".to_vec(), Vec::new()));
+    }
 }

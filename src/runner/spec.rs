@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
-use super::{KEPT_CAPABILITIES, Mapping, Port, Seccomp, Volume};
+use super::{KEPT_CAPABILITIES, Mapping, Port, Resources, Seccomp, Volume};
 
 /// The network the command sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,6 +121,12 @@ pub struct Process {
     pub terminal: bool,
     /// Standard input is the caller's; else there is none.
     pub stdin: bool,
+    /// Keys on the caller's terminal that leave it to itself; empty: none do.
+    #[serde(default)]
+    pub detach_keys: Vec<u8>,
+    /// The command is no program of the view but [`Attended::own`](super::Attended::own), called with these words.
+    #[serde(default)]
+    pub own: bool,
 }
 
 impl Process {
@@ -137,6 +143,8 @@ impl Process {
             limits: Vec::new(),
             terminal: false,
             stdin: true,
+            detach_keys: Vec::new(),
+            own: false,
         }
     }
 }
@@ -165,6 +173,8 @@ pub struct Spec {
     pub network: Network,
     /// Ports of the machine's that lead inside, with a network that is connected.
     pub ports: Vec<Port>,
+    /// Limits on all processes inside together.
+    pub resources: Resources,
     /// The ids inside.
     pub mapping: Mapping,
     /// A directory of the caller's, absolute, that exists: the view is mounted on `merged` below it, in a mount
@@ -206,6 +216,7 @@ impl Spec {
             hostname: None,
             network: Network::None,
             ports: Vec::new(),
+            resources: Resources::default(),
             mapping,
             base,
             host: false,

@@ -188,7 +188,11 @@ fn attend(
                 let signal = Signal::try_from(number).map_err(|e| Error::new(format_args!("signal {number}"), e))?;
                 kill(init, signal).map_err(|e| Error::new(format_args!("send {signal} to init"), e))?;
             }
-            Some(Received { message: message @ (Message::Exec(_) | Message::Connected), fds, .. }) => {
+            Some(Received {
+                message: message @ (Message::Exec(_) | Message::Connected | Message::Limited),
+                fds,
+                ..
+            }) => {
                 let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
                 // If init is about to end, so is whoever waits for an answer.
                 link.send_with(&message, &fds);

@@ -22,6 +22,8 @@ pub enum Change {
     Workdir(String),
     /// `USER name[:group]`.
     User(String),
+    /// `STOPSIGNAL SIGQUIT`.
+    StopSignal(String),
     /// `EXPOSE 80 443/tcp`.
     Expose(Vec<String>),
 }
@@ -32,7 +34,7 @@ impl FromStr for Change {
     fn from_str(line: &str) -> Result<Self> {
         let bad = |why: &str| {
             Err(Error::bad(format_args!("--change {line:?}: {why}")).with_hint(
-                "CMD, ENTRYPOINT, ENV, LABEL, WORKDIR, USER or EXPOSE, as in a Dockerfile: --change 'CMD [\"sh\"]'",
+                "CMD, ENTRYPOINT, ENV, LABEL, WORKDIR, USER, STOPSIGNAL or EXPOSE, as in a Dockerfile: --change 'CMD [\"sh\"]'",
             ))
         };
         let line = line.trim();
@@ -55,6 +57,7 @@ impl FromStr for Change {
             },
             "WORKDIR" => Self::Workdir(unquoted(rest)),
             "USER" => Self::User(unquoted(rest)),
+            "STOPSIGNAL" => Self::StopSignal(unquoted(rest)),
             "EXPOSE" => {
                 let ports: Option<Vec<_>> = rest.split_whitespace().map(port).collect();
                 match ports {
@@ -96,6 +99,7 @@ impl Change {
                 config.set_working_dir(Some(if dir.starts_with('/') { dir } else { format!("/{dir}") }));
             }
             Self::User(user) => drop(config.set_user(Some(user))),
+            Self::StopSignal(signal) => drop(config.set_stop_signal(Some(signal))),
             Self::Expose(ports) => {
                 let mut all = config.exposed_ports().clone().unwrap_or_default();
                 all.extend(ports);

@@ -8,6 +8,7 @@
 //! containers/ID/upper  work    the writable layer, in the `user.overlay.` dialect
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -61,6 +62,15 @@ pub struct Process {
     pub user: Option<String>,
     /// `None`: the first 12 digits of the id.
     pub hostname: Option<String>,
+    /// What the image and whoever made it say of it.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+    /// The signal that asks it to end; `None`: `SIGTERM`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_signal: Option<String>,
+    /// How many seconds it is then given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_timeout: Option<u64>,
     /// Options of `run` that a later start takes over: free for the runner.
     #[serde(skip_serializing_if = "serde_json::Value::is_null")]
     pub options: serde_json::Value,
@@ -82,6 +92,12 @@ pub struct State {
     /// The process that ends the container when it gets a signal, while it runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
+    /// The process that serves its files, where that is no child of the other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub supervisor: Option<i32>,
+    /// The limit of memory has ended some of its processes.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub oom_killed: bool,
     /// It goes when it ends: `run --rm`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub remove: bool,

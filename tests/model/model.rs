@@ -338,7 +338,7 @@ impl Model {
         let node = &mut self.nodes[id];
         node.uid = uid.unwrap_or(node.uid);
         node.gid = gid.unwrap_or(node.gid);
-        if !node.is_dir() && !stored {
+        if node.kind == Kind::File || !node.is_dir() && !stored {
             node.mode &= if node.mode & 0o010 != 0 { 0o1777 } else { 0o3777 };
         }
     }

@@ -22,9 +22,9 @@ cases!("lifecycle":
 );
 
 /// A store with one small image.
-struct Shelf<'a> {
-    cx: &'a Ctx,
-    store: String,
+pub(super) struct Shelf<'a> {
+    pub(super) cx: &'a Ctx,
+    pub(super) store: String,
 }
 
 impl Drop for Shelf<'_> {
@@ -36,7 +36,7 @@ impl Drop for Shelf<'_> {
 }
 
 impl<'a> Shelf<'a> {
-    fn new(cx: &'a Ctx) -> Result<Self> {
+    pub(super) fn new(cx: &'a Ctx) -> Result<Self> {
         let root = small_root(cx, "root")?;
         for applet in ["sleep", "ps", "mkdir", "seq", "wc", "grep", "kill", "true", "tty", "setsid"] {
             cx.dir.symlink("busybox", &format!("root/bin/{applet}"))?;
@@ -48,25 +48,25 @@ impl<'a> Shelf<'a> {
         Ok(new)
     }
 
-    fn call(&self, args: &[&str]) -> Result<Out> {
+    pub(super) fn call(&self, args: &[&str]) -> Result<Out> {
         self.cx.onlay(&[&["--root", &self.store], args].concat())
     }
 
-    fn says(&self, args: &[&str]) -> Result<String> {
+    pub(super) fn says(&self, args: &[&str]) -> Result<String> {
         Ok(self.call(args)?.ok().with_context(|| args.join(" "))?.stdout.trim().to_owned())
     }
 
-    fn start(&self, script: &str) -> Result<String> {
+    pub(super) fn start(&self, script: &str) -> Result<String> {
         self.says(&["run", "-d", "--name", "web", "base:1", "sh", "-c", script])
     }
 
-    fn status(&self) -> Result<String> {
+    pub(super) fn status(&self) -> Result<String> {
         let list: serde_json::Value = serde_json::from_str(&self.says(&["ps", "-a", "--format", "json"])?)?;
         Ok(list[0]["status"].as_str().unwrap_or("none").to_owned())
     }
 
     /// Its monitor and, of that one, the supervisor.
-    fn processes(&self) -> Result<(Pid, Pid)> {
+    pub(super) fn processes(&self) -> Result<(Pid, Pid)> {
         let list: serde_json::Value = serde_json::from_str(&self.says(&["ps", "--format", "json"])?)?;
         let monitor = list[0]["pid"].as_i64().context("no pid in ps")?;
         let children = std::fs::read_to_string(format!("/proc/{monitor}/task/{monitor}/children"))?;
@@ -74,7 +74,7 @@ impl<'a> Shelf<'a> {
     }
 }
 
-fn until(what: &str, mut is: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(super) fn until(what: &str, mut is: impl FnMut() -> Result<bool>) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !is()? {
         holds!(Instant::now() < deadline, "never: {what}");

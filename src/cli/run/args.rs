@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args, ValueEnum};
 
+use super::container::ContainerArgs;
 use super::process::ProcessArgs;
+use super::resources::ResourceArgs;
 use super::security::SecurityArgs;
 use super::values::{ArgError, port};
 use super::volumes::VolumeArgs;
@@ -16,6 +18,8 @@ const EXAMPLES: &str = "\
 Examples:
   A container of an image; `onlay ps -a` lists it afterwards, `onlay commit` keeps what it wrote:
     onlay run --name web debian:12 apt-get install nginx
+  A server that is told to end as it wants to, and is found again:
+    onlay run -d --name web -l team=a --stop-signal QUIT --memory 256m -p 8080:80 registry.example/nginx
   One that is gone when it ends:
     onlay run --rm -it debian:12 bash
   A shell on this machine that changes nothing:
@@ -73,6 +77,9 @@ pub(in crate::cli) struct RunArgs {
     pub(in crate::cli) rm: bool,
 
     #[command(flatten)]
+    pub(in crate::cli) container: ContainerArgs,
+
+    #[command(flatten)]
     pub(in crate::cli) process: ProcessArgs,
 
     /// The program to run, whatever the image says; the command is its arguments
@@ -82,6 +89,9 @@ pub(in crate::cli) struct RunArgs {
     /// An init as process 1: there always is one
     #[arg(long, help_heading = "Process")]
     pub(in crate::cli) init: bool,
+
+    #[command(flatten)]
+    pub(in crate::cli) resources: ResourceArgs,
 
     #[command(flatten)]
     pub(in crate::cli) volumes: VolumeArgs,
@@ -230,6 +240,7 @@ impl RunArgs {
             seccomp: self.security.seccomp()?,
             limits: self.process.limits()?,
             terminal: self.process.tty,
+            detach_keys: self.process.detach_keys()?,
             // The machine's own root is used like a shell's child; the rest as docker's containers.
             stdin: self.process.interactive || self.host,
             ..Process::new(self.command(caller, image))
@@ -238,6 +249,7 @@ impl RunArgs {
             hostname,
             network,
             ports,
+            resources: self.resources.resources()?,
             host: self.host,
             hide: hide.to_owned(),
             volumes: self.volumes.volumes(caller.cwd.as_deref())?,

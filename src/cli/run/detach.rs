@@ -7,7 +7,7 @@ use super::image::start;
 use super::journal::{Recorder, note};
 use super::{Args, FAILED};
 use crate::cli::error::Error;
-use crate::runner::{Attended, Control};
+use crate::runner::{Attended, Cgroup, Control};
 use crate::store::{Container, Running, Store};
 use crate::sys::process::{Fork, end_with, fork};
 use crate::vocab::why;
@@ -48,6 +48,8 @@ pub(in crate::cli) fn detached(
 /// The monitor's life; returns its exit code, which nobody asks for.
 fn monitor(store: &Store, container: &Container, running: Running, args: &Args, mut tell: std::io::PipeWriter) -> i32 {
     let mut teller = tell.try_clone().ok();
+    // Now: what can't be limited is told to who asked for it.
+    let cgroup = args.resources.resources().ok().and_then(|limits| Cgroup::limited(&limits, container.dir()));
     let ended = leave_the_terminal(container).and_then(|recorder| {
         let control = Some(Control::listen(container.dir())?);
         let tell_running = Box::new(move || {
@@ -56,7 +58,13 @@ fn monitor(store: &Store, container: &Container, running: Running, args: &Args, 
                 tell.write_all(b"running").ok();
             }
         });
-        start(store, container, args, Attended { control, running: Some(tell_running) }, Some(recorder))
+        start(
+            store,
+            container,
+            args,
+            Attended { control, cgroup, running: Some(tell_running), ..Attended::default() },
+            Some(recorder),
+        )
     });
     if let Err(e) = &ended {
         note(container.dir(), &format!("onlay: {}", e.message()));

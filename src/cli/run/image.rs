@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::args::{Caller, Defaults, last_wins};
+use super::container::Pull;
 use super::detach::detached;
 use super::journal::Recorder;
 use super::process::ProcessArgs;
@@ -15,10 +16,11 @@ use super::{Args, FAILED};
 use crate::cli::error::Error;
 use crate::cli::layers::Given;
 use crate::cli::output::print;
+use crate::cli::pull::pull_apart;
 use crate::cli::store::StoreArgs;
 use crate::overlay::Config;
-use crate::runner::{self, Attended, Control, Mapping};
-use crate::store::{Container, Image, NewContainer, Process, Running, State, Store};
+use crate::runner::{self, Attended, Cgroup, Control, Mapping, Network, Spec};
+use crate::store::{Container, ErrorKind, Image, NewContainer, Process, Running, State, Status, Store};
 use crate::vocab::dialect::Prefix;
 use crate::vocab::ids::IdMaps;
 
@@ -26,6 +28,9 @@ use crate::vocab::ids::IdMaps;
 /// away from it.
 pub(in crate::cli) fn create(store: &Store, args: &Args, remove: bool) -> Result<(Container, Running), Error> {
     let name = image_name(args)?;
+    let stop_signal = args.container.stop_signal()?;
+    let id_file = args.container.id_file()?;
+    provide(store, &name, args.container.pull)?;
     // Until the container is there, and ours: no sweep comes in between.
     let _adding = store.adding()?;
     let image = store.image(&name)?.image;
@@ -43,12 +48,49 @@ pub(in crate::cli) fn create(store: &Store, args: &Args, remove: bool) -> Result
         workdir: spec.process.workdir.as_ref().map(|d| d.display().to_string()),
         user: spec.process.user.clone(),
         hostname: args.hostname.clone(),
+        labels: args.container.labels(image_labels(&image))?,
+        stop_signal: stop_signal.or_else(|| image.config().config().as_ref()?.stop_signal().clone()),
+        stop_timeout: args.container.stop_timeout,
         options: json!({ "argv": argv(), "cwd": std::env::current_dir().ok() }),
     };
     let container =
         store.create_container(NewContainer { name: args.name.clone(), image_name: name, image, process, remove })?;
     let running = container.take()?;
+    if let Some(Err(e)) = id_file.map(|file| file.write(&container.record.id)) {
+        store.remove_container(&container, running)?;
+        return Err(e);
+    }
     Ok((container, running))
+}
+
+fn image_labels(image: &Image) -> impl IntoIterator<Item = (String, String)> {
+    image.config().config().as_ref().and_then(|c| c.labels().clone()).unwrap_or_default()
+}
+
+/// Has the image here: `run` fetches what is missing if its name says from where, as nobody expects a slip of the keyboard
+/// to be asked for in the world; and whatever it is told to.
+fn provide(store: &Store, name: &str, pull: Option<Pull>) -> Result<(), Error> {
+    let missing = match store.image(name) {
+        Ok(_) => None,
+        Err(e) if e.kind() == ErrorKind::NotFound => Some(e),
+        Err(e) => return Err(e.into()),
+    };
+    match (pull, missing) {
+        (Some(Pull::Always), _) | (Some(Pull::Missing), Some(_)) => pull_apart(store, name),
+        (None, Some(_)) if names_registry(name) => pull_apart(store, name),
+        (None, Some(e)) => {
+            Err(Error::new(e).hint(format!("onlay images lists those that are here; onlay pull {name}")))
+        }
+        (Some(Pull::Never), Some(e)) => {
+            Err(Error::new(e).hint("--pull missing fetches it; onlay images lists those that are here"))
+        }
+        (_, None) => Ok(()),
+    }
+}
+
+/// Whether the first word of a name is a host.
+fn names_registry(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(host, _)| host.contains(['.', ':']) || host == "localhost")
 }
 
 /// The words behind the verb, for a start of the same later.
@@ -117,6 +159,48 @@ pub(in crate::cli) fn start(
     mut attended: Attended<'_>,
     recorder: Option<Recorder>,
 ) -> Result<ExitCode, Error> {
+    let mut state = container.state()?;
+    let (spec, view) = prepare(store, container, args, &state)?;
+    if attended.control.is_none() {
+        attended.control = Some(Control::listen(container.dir())?);
+    }
+    if attended.cgroup.is_none() {
+        attended.cgroup = Cgroup::limited(&spec.resources, container.dir());
+    }
+    attended.own = Some(OWN);
+    let oom_killed = std::rc::Rc::new(std::cell::Cell::new(false));
+    let told = oom_killed.clone();
+    attended.out_of_memory = Some(Box::new(move |_| told.set(true)));
+    let pid = i32::try_from(std::process::id()).ok();
+    let fresh = State { remove: state.remove, ..State::default() };
+    state = State { started: Some(now()), pid, ..fresh };
+    store.set_state(container, &state)?;
+    let (shelf, one, then) = (store.clone(), container.clone(), state.clone());
+    attended.left = Some(Box::new(move |supervisor| {
+        // Whoever signals it by its process must meet the one that is there now.
+        let pid = i32::try_from(std::process::id()).ok();
+        let supervisor = Some(supervisor.as_raw());
+        if let Err(e) = shelf.set_state(&one, &State { pid, supervisor, ..then }) {
+            log::warn!("state of container {}: {e}", one.record.name);
+        }
+    }));
+    let ended = runner::run_attended(&spec, &mut view.recorded(recorder), attended);
+    let exit_code = match &ended {
+        Ok(code) => *code,
+        Err(e) => i32::from(e.exit_code()),
+    };
+    let oom_killed = oom_killed.get();
+    state =
+        State { finished: Some(now()), pid: None, supervisor: None, exit_code: Some(exit_code), oom_killed, ..state };
+    store.set_state(container, &state)?;
+    Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(FAILED)))
+}
+
+/// What of ours may be started inside.
+const OWN: runner::Own = crate::cli::cp::inside;
+
+/// What a container's record says is run, and in which view; `args` is without the image.
+fn prepare(store: &Store, container: &Container, args: &Args, state: &State) -> Result<(Spec, View), Error> {
     let mapping = Mapping::of_caller()?;
     let image = store.read_image(&container.record.manifest)?;
     let mut args = args.clone();
@@ -128,7 +212,6 @@ pub(in crate::cli) fn start(
         upper: Some(container.upper()),
         work: Some(container.work()),
     };
-    let mut state = container.state()?;
     let config = Config {
         prefix: Some(Prefix::User),
         stored_owners: mapping.is_single(),
@@ -140,21 +223,23 @@ pub(in crate::cli) fn start(
     };
     let mut spec = args.spec(mapping, &caller(container), &defaults(&image), container.dir(), &[])?;
     take_over(&mut spec.process, container);
-    if attended.control.is_none() {
-        attended.control = Some(Control::listen(container.dir())?);
+    Ok((spec, View::of_container(given, config, container.dir(), state.remove)))
+}
+
+/// Does something of ours in a container, with this process's standard input and output: in the running one, or in one that
+/// is started for nothing else, of which nothing is told. The exit code.
+pub(in crate::cli) fn own_process(store: &Store, container: &Container, words: Vec<OsString>) -> Result<i32, Error> {
+    let process = runner::Process { own: true, ..runner::Process::new(words) };
+    if container.status()? == Status::Running {
+        return Ok(runner::exec(container.dir(), &process, true)?);
     }
-    let pid = i32::try_from(std::process::id()).ok();
-    state = State { started: Some(now()), pid, finished: None, exit_code: None, ..state };
-    store.set_state(container, &state)?;
-    let mut view = View::of_container(given, config, container.dir(), state.remove).recorded(recorder);
-    let ended = runner::run_attended(&spec, &mut view, attended);
-    let exit_code = match &ended {
-        Ok(code) => *code,
-        Err(e) => i32::from(e.exit_code()),
-    };
-    state = State { finished: Some(now()), pid: None, exit_code: Some(exit_code), ..state };
-    store.set_state(container, &state)?;
-    Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(FAILED)))
+    let _running = container.take()?;
+    let state = State { remove: false, ..container.state()? };
+    let (mut spec, mut view) = prepare(store, container, &recorded(container)?, &state)?;
+    (spec.process, spec.network, spec.ports) = (process, Network::None, Vec::new());
+    spec.resources = runner::Resources::default();
+    let attended = Attended { own: Some(OWN), ..Attended::default() };
+    Ok(runner::run_attended(&spec, &mut view, attended)?)
 }
 
 /// Starts a container again as it was made: in the foreground, with or without input, or (`None`) detached.
@@ -235,6 +320,7 @@ pub(in crate::cli) fn extra_process(
     process.workdir = args.workdir()?.or(process.workdir);
     process.limits.extend(args.limits()?);
     process.terminal = args.tty;
+    process.detach_keys = args.detach_keys()?;
     process.stdin = args.interactive;
     Ok(process)
 }

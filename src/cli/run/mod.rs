@@ -1,10 +1,12 @@
 //! `onlay run`: where the union, its service and the runner meet.
 
 mod args;
+mod container;
 mod detach;
 mod image;
 pub(super) mod journal;
 mod process;
+mod resources;
 mod security;
 mod values;
 mod view;
@@ -15,7 +17,7 @@ use std::process::ExitCode;
 
 use args::{Caller, Defaults};
 pub(super) use args::{RunArgs, RunArgs as Args};
-pub(super) use image::{create, extra_process, start_again};
+pub(super) use image::{create, extra_process, own_process, start_again};
 pub(super) use process::ProcessArgs;
 use view::View;
 
@@ -24,7 +26,7 @@ use super::layers::{Given, open_one};
 use super::output::print;
 use super::store::StoreArgs;
 use crate::overlay::{Config, marked_prefix};
-use crate::runner::{self, Mapping};
+use crate::runner::{self, Attended, Cgroup, Mapping};
 use crate::vocab::dialect::Prefix;
 use crate::vocab::ids::IdMaps;
 use crate::vocab::why;
@@ -70,7 +72,8 @@ fn try_run(args: &Args) -> Result<ExitCode, Error> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut view = View::new(given, args.host, config, base.path());
-    let ended = runner::run(&spec, &mut view);
+    let attended = Attended { cgroup: Cgroup::limited(&spec.resources, base.path()), ..Attended::default() };
+    let ended = runner::run_attended(&spec, &mut view, attended);
     // The supervisor has removed it, unless it was killed.
     let path = base.keep();
     if let Err(e) = std::fs::remove_dir_all(&path)

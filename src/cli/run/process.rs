@@ -22,6 +22,10 @@ pub(in crate::cli) struct ProcessArgs {
     #[arg(short, long, help_heading = "Process")]
     pub(in crate::cli) tty: bool,
 
+    /// Keys that leave it to itself, with -it; an empty word: none do
+    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q", help_heading = "Process")]
+    pub(in crate::cli) detach_keys: String,
+
     /// Set a variable; without a value, take it over from here
     #[arg(short, long, value_name = "NAME[=VALUE]", action = ArgAction::Append, help_heading = "Process")]
     pub(in crate::cli) env: Vec<OsString>,
@@ -68,6 +72,22 @@ impl ProcessArgs {
         self.ulimit.iter().map(|text| limit(text)).collect()
     }
 
+    /// As bytes of a terminal.
+    pub(super) fn detach_keys(&self) -> Result<Vec<u8>, ArgError> {
+        let key = |word: &str| match (word.strip_prefix("ctrl-").map(str::as_bytes), word.as_bytes()) {
+            (Some([letter @ (b'a'..=b'z' | b'A'..=b'Z' | b'@' | b'['..=b'_')]), _) => {
+                Ok(letter.to_ascii_uppercase() & 0x1f)
+            }
+            (None, [byte @ 0x21..=0x7e]) => Ok(*byte),
+            _ => Err(ArgError::value("detach-keys", &self.detach_keys, format!("{word:?} is no key"))
+                .hint("letters and ctrl-LETTER, with commas between: ctrl-p,ctrl-q")),
+        };
+        if self.detach_keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.detach_keys.split(',').map(key).collect()
+    }
+
     pub(super) fn workdir(&self) -> Result<Option<PathBuf>, ArgError> {
         match &self.workdir {
             Some(dir) if !dir.is_absolute() => {
@@ -90,4 +110,20 @@ fn variable(flag: &'static str, word: &OsStr, caller: &Caller) -> Result<Option<
     let name = OsString::from_vec(name.to_vec());
     let value = value.or_else(|| caller.env.iter().find(|(n, _)| *n == name).map(|(_, v)| v.clone()));
     Ok(value.map(|v| (name, v)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_bytes() {
+        let read = |text: &str| ProcessArgs { detach_keys: text.to_owned(), ..ProcessArgs::default() }.detach_keys();
+        assert_eq!(read("ctrl-p,ctrl-q"), Ok(vec![16, 17]));
+        assert_eq!(read("ctrl-@,x,ctrl-["), Ok(vec![0, b'x', 27]));
+        assert_eq!(read(""), Ok(vec![]));
+        for bad in ["ctrl-", "ctrl-1", "ab", "a,,b", ","] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -1,0 +1,422 @@
+//! Limits on all that runs inside together: cgroups(7), version 2.
+//!
+//! A group is made next to the caller's own, as near as we may write: that is where the kernel lets init be moved to.
+//! Root makes it at the top. A user whose session is not theirs to write (a login's is root's) asks their systemd for a
+//! scope. What none of them can give is told, and the rest holds nevertheless.
+//!
+//! The maker of a group has a lock on it (flock(2)) as long as it lives: one that is empty and not locked was left over by
+//! a crash, and whoever makes the next one beside it removes it.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Pid;
+
+use super::scope::Scope;
+use crate::vocab::why;
+
+/// Limits on everything inside together; `None` is no limit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Bytes of swap space beside it.
+    pub swap: Option<Swap>,
+    /// Processor time, in millionths of one processor.
+    pub cpu: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
+/// How much may be swapped out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swap {
+    /// So many bytes: what a limit of memory brings along. Nobody misses it where nothing is swapped.
+    Usual(u64),
+    /// So many bytes, asked for.
+    Bytes(u64),
+    /// All there is.
+    Unlimited,
+}
+
+/// One file of a group.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Setting {
+    pub(super) flag: &'static str,
+    pub(super) controller: &'static str,
+    pub(super) file: &'static str,
+    pub(super) value: Value,
+    /// Its absence is no news.
+    optional: bool,
+}
+
+/// What is written there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Value {
+    Number(u64),
+    Unlimited,
+    /// Millionths of a processor.
+    Share(u64),
+}
+
+/// The time in which a share of the processor is dealt out, microseconds: as docker's.
+const PERIOD: u64 = 100_000;
+
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Number(n) => write!(f, "{n}"),
+            Self::Unlimited => f.write_str("max"),
+            // Less than a millisecond the kernel does not deal out.
+            Self::Share(millionths) => write!(f, "{} {PERIOD}", (millionths * PERIOD / 1_000_000).max(1000)),
+        }
+    }
+}
+
+impl Resources {
+    /// Nothing is limited.
+    pub fn is_empty(&self) -> bool {
+        self.settings().is_empty()
+    }
+
+    pub(super) fn settings(&self) -> Vec<Setting> {
+        let setting = |flag, controller, file, value| Setting { flag, controller, file, value, optional: false };
+        let mut settings = Vec::new();
+        let number = |n: u64| Value::Number(n);
+        settings.extend(self.memory.map(|n| setting("--memory", "memory", "memory.max", number(n))));
+        settings.extend(self.swap.map(|swap| Setting {
+            optional: matches!(swap, Swap::Usual(_)),
+            ..setting(
+                "--memory-swap",
+                "memory",
+                "memory.swap.max",
+                match swap {
+                    Swap::Usual(n) | Swap::Bytes(n) => number(n),
+                    Swap::Unlimited => Value::Unlimited,
+                },
+            )
+        }));
+        settings.extend(self.cpu.map(|n| setting("--cpus", "cpu", "cpu.max", Value::Share(n))));
+        settings.extend(self.pids.map(|n| setting("--pids-limit", "pids", "pids.max", number(n))));
+        settings
+    }
+}
+
+impl std::fmt::Display for Resources {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let said: Vec<_> = self.settings().iter().map(|s| format!("{}={}", s.file, s.value)).collect();
+        f.write_str(&said.join(", "))
+    }
+}
+
+/// A group for one run.
+#[derive(Debug)]
+pub struct Cgroup(Kind);
+
+#[derive(Debug)]
+enum Kind {
+    /// None of the limits can be applied.
+    Nothing,
+    /// A directory of ours, and the lock on it.
+    Made(PathBuf, File),
+    /// systemd's, made when init is there.
+    Scope(Scope),
+}
+
+/// A flag that can't be granted, and why.
+type Refused = (&'static str, String);
+
+impl Cgroup {
+    /// A group with these limits for a run with the directory `base`; what can't be limited is told in a warning.
+    pub fn limited(resources: &Resources, base: &Path) -> Option<Self> {
+        let settings = resources.settings();
+        if settings.is_empty() {
+            return None;
+        }
+        let tail: String = base.file_name().unwrap_or_default().to_string_lossy().chars().take(12).collect();
+        let name = format!("{PREFIX}{tail}-{}", std::process::id());
+        let (made, refused) = make(&settings, &name);
+        let told: Vec<_> = refused.iter().filter(|(flag, _)| !is_optional(&settings, flag)).collect();
+        let mut reasons: Vec<&str> = told.iter().map(|(_, why)| why.as_str()).collect();
+        reasons.dedup();
+        if !told.is_empty() {
+            let flags: Vec<_> = told.iter().map(|(flag, _)| *flag).collect();
+            log::warn!("no limit by {}: {}", flags.join(", "), reasons.join("; "));
+        }
+        Some(made.unwrap_or(Self(Kind::Nothing)))
+    }
+
+    /// Moves init into it, before it has any child.
+    pub(super) fn add(&self, pid: Pid) -> Result<(), String> {
+        match &self.0 {
+            Kind::Nothing => Ok(()),
+            Kind::Made(dir, _) => write(&dir.join("cgroup.procs"), &pid.to_string()),
+            Kind::Scope(scope) => scope.start(pid),
+        }
+    }
+
+    /// Everything in it has ended: removes it. How many processes the limit of memory has ended.
+    pub(super) fn remove(self) -> u64 {
+        let Kind::Made(dir, _lock) = self.0 else { return 0 };
+        let events = read(&dir.join("memory.events"));
+        let killed = events.lines().find_map(|l| l.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0);
+        // The last process takes a moment to be gone from it.
+        for _ in 0..100 {
+            match fs::remove_dir(&dir) {
+                Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy => {
+                    std::thread::sleep(std::time::Duration::from_millis(10));
+                }
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    log::warn!("remove {}: {}", dir.display(), why(&e));
+                    return killed;
+                }
+                _ => return killed,
+            }
+        }
+        log::warn!("{} is left over: something still runs in it", dir.display());
+        killed
+    }
+}
+
+/// The limits that hold for the process `pid` and were set for a run: of memory, and of the number of processes.
+pub fn limits_of(pid: i32) -> (Option<u64>, Option<u64>) {
+    let top = hierarchy(&read(Path::new("/proc/self/mountinfo")));
+    let Some(dir) = top.and_then(|top| own(&read(Path::new(&format!("/proc/{pid}/cgroup"))), &top)) else {
+        return (None, None);
+    };
+    if !dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX)) {
+        return (None, None);
+    }
+    let limit = |file: &str| read(&dir.join(file)).trim().parse().ok();
+    (limit("memory.max"), limit("pids.max"))
+}
+
+const PREFIX: &str = "onlay-";
+
+fn is_optional(settings: &[Setting], flag: &str) -> bool {
+    settings.iter().any(|s| s.flag == flag && s.optional)
+}
+
+/// The best group that can be had, and what it can't do.
+fn make(settings: &[Setting], name: &str) -> (Option<Cgroup>, Vec<Refused>) {
+    let all = |why: &str| settings.iter().map(|s| (s.flag, why.to_owned())).collect::<Vec<_>>();
+    let Some(top) = hierarchy(&read(Path::new("/proc/self/mountinfo"))) else {
+        return (None, all("control groups of version 2 are not mounted here"));
+    };
+    let own = own(&read(Path::new("/proc/self/cgroup")), &top);
+    let root = nix::unistd::geteuid().is_root();
+    let places = places(&top.dir, own.as_deref(), root);
+    let mut best: Option<(PathBuf, Vec<Refused>)> = None;
+    for place in places {
+        let refused = enable(&place, settings);
+        if best.as_ref().is_none_or(|(_, before)| refused.len() < before.len()) {
+            best = Some((place, refused));
+        }
+    }
+    let here = best.as_ref().map_or(settings.len(), |(_, refused)| refused.len());
+    if here > 0
+        && let Some((scope, refused)) = Scope::new(&top.dir, settings, name).filter(|(_, r)| r.len() < here)
+    {
+        return (Some(Cgroup(Kind::Scope(scope))), refused);
+    }
+    match best {
+        Some((place, refused)) if refused.len() < settings.len() => made_in(&place, name, settings, refused),
+        Some((_, refused)) => (None, refused),
+        None => (None, all(&not_ours(&top.dir, settings))),
+    }
+}
+
+/// Why nothing is to be had where nothing may be written.
+fn not_ours(top: &Path, settings: &[Setting]) -> String {
+    let controllers = read(&top.join("cgroup.controllers"));
+    match settings.iter().find_map(|s| absent(&controllers, s.controller)) {
+        Some(why) => why,
+        None => "no control group here is this user's: run it in a scope of your own, \
+                 systemd-run --user --scope -p Delegate=yes onlay run .."
+            .to_owned(),
+    }
+}
+
+/// Why a controller is not among those of a place.
+fn absent(controllers: &str, controller: &str) -> Option<String> {
+    if controllers.split_whitespace().any(|c| c == controller) {
+        return None;
+    }
+    let old = read(Path::new("/proc/cgroups")).lines().any(|line| {
+        let mut words = line.split_whitespace();
+        words.next() == Some(controller) && words.next().is_some_and(|hierarchy| hierarchy != "0")
+    });
+    Some(if old {
+        "the machine does that by control groups of version 1 (boot it with systemd.unified_cgroup_hierarchy=1)"
+            .to_owned()
+    } else {
+        format!("the controller {controller} is not delegated to where we may write")
+    })
+}
+
+/// Has the controllers of a place work in its children, as far as it can.
+fn enable(place: &Path, settings: &[Setting]) -> Vec<Refused> {
+    let (controllers, control) = (read(&place.join("cgroup.controllers")), place.join("cgroup.subtree_control"));
+    let mut refused = Vec::new();
+    for Setting { flag, controller, .. } in settings {
+        if let Some(why) = absent(&controllers, controller) {
+            refused.push((*flag, why));
+        } else if !read(&control).split_whitespace().any(|c| c == *controller)
+            && let Err(why) = write(&control, &format!("+{controller}"))
+        {
+            refused.push((*flag, why));
+        }
+    }
+    refused
+}
+
+fn made_in(
+    place: &Path,
+    name: &str,
+    settings: &[Setting],
+    mut refused: Vec<Refused>,
+) -> (Option<Cgroup>, Vec<Refused>) {
+    sweep(place);
+    let dir = place.join(name);
+    let made = fs::create_dir(&dir).and_then(|()| {
+        let lock = File::open(&dir)?;
+        lock.lock()?;
+        Ok(lock)
+    });
+    let lock = match made {
+        Ok(lock) => lock,
+        Err(e) => {
+            let why = format!("make {}: {}", dir.display(), why(&e));
+            return (None, settings.iter().map(|s| (s.flag, why.clone())).collect());
+        }
+    };
+    for setting in settings {
+        if refused.iter().all(|(flag, _)| *flag != setting.flag)
+            && let Err(why) = write(&dir.join(setting.file), &setting.value.to_string())
+        {
+            refused.push((setting.flag, why));
+        }
+    }
+    (Some(Cgroup(Kind::Made(dir, lock))), refused)
+}
+
+/// Removes what crashed runs have left.
+fn sweep(place: &Path) {
+    let Ok(entries) = fs::read_dir(place) else { return };
+    for entry in entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(PREFIX)) {
+        // Not ours to open, or locked: in use.
+        if File::open(entry.path()).is_ok_and(|dir| dir.try_lock().is_ok()) {
+            // Refused as long as anything runs in it, or is just about to.
+            fs::remove_dir(entry.path()).ok();
+        }
+    }
+}
+
+/// Where version 2 is mounted.
+#[derive(Debug, PartialEq, Eq)]
+struct Top {
+    dir: PathBuf,
+    /// The group that is seen there.
+    root: PathBuf,
+}
+
+fn hierarchy(mountinfo: &str) -> Option<Top> {
+    mountinfo.lines().find_map(|line| {
+        let (left, right) = line.split_once(" - ")?;
+        let mut words = left.split(' ').skip(3);
+        let (root, dir) = (words.next()?, words.next()?);
+        (right.split(' ').next()? == "cgroup2").then(|| Top { dir: dir.into(), root: root.into() })
+    })
+}
+
+/// The directory of the caller's group.
+fn own(cgroup: &str, top: &Top) -> Option<PathBuf> {
+    let path = cgroup.lines().find_map(|l| l.strip_prefix("0::"))?;
+    let below = Path::new(path).strip_prefix(&top.root).ok()?;
+    (!below.components().any(|c| c == std::path::Component::ParentDir)).then(|| top.dir.join(below))
+}
+
+/// Where a group may be made, the best first: the caller's own holds processes, so it can't have limited children; init
+/// can only be moved to where we may write in all that lies between.
+fn places(top: &Path, own: Option<&Path>, root: bool) -> Vec<PathBuf> {
+    let ours = |dir: &Path| {
+        let writable = |path: PathBuf| rustix::fs::access(path, rustix::fs::Access::WRITE_OK).is_ok();
+        writable(dir.to_owned()) && writable(dir.join("cgroup.procs"))
+    };
+    let above = own.into_iter().flat_map(|own| own.ancestors().skip(1)).take_while(|dir| dir.starts_with(top));
+    let mut places: Vec<PathBuf> = above.map(Path::to_owned).take_while(|dir| ours(dir)).collect();
+    if root && ours(top) {
+        places.retain(|dir| dir != top);
+        places.insert(0, top.to_owned());
+    }
+    places
+}
+
+pub(super) fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    // Made files would be none of the kernel's.
+    let written =
+        File::options().write(true).open(path).and_then(|mut f| std::io::Write::write_all(&mut f, text.as_bytes()));
+    written.map_err(|e| format!("write {text:?} to {}: {}", path.display(), why(&e)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_become_files() {
+        let all =
+            Resources { memory: Some(64 << 20), swap: Some(Swap::Unlimited), cpu: Some(1_500_000), pids: Some(20) };
+        let said: Vec<_> = all.settings().iter().map(|s| format!("{}={}", s.file, s.value)).collect();
+        assert_eq!(said, ["memory.max=67108864", "memory.swap.max=max", "cpu.max=150000 100000", "pids.max=20"]);
+        assert_eq!(Value::Share(1).to_string(), "1000 100000");
+        assert!(Resources::default().is_empty());
+    }
+
+    #[test]
+    fn the_callers_group_is_found() {
+        let pure = "30 24 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+        let top = hierarchy(pure).unwrap();
+        assert_eq!(top, Top { dir: "/sys/fs/cgroup".into(), root: "/".into() });
+        assert_eq!(own("0::/a/b.scope\n", &top), Some("/sys/fs/cgroup/a/b.scope".into()));
+        // Of another namespace: out of sight.
+        assert_eq!(own("0::/../x\n", &top), None);
+        let hybrid = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+        let top = hierarchy(hybrid).unwrap();
+        assert_eq!(own("1:cpu:/\n0::/\n", &top), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(hierarchy("32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n"), None);
+    }
+
+    #[test]
+    fn places_are_above_the_callers_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let own = dir.path().join("a/b/own");
+        fs::create_dir_all(&own).unwrap();
+        for d in ["", "a", "a/b"] {
+            fs::write(dir.path().join(d).join("cgroup.procs"), "").unwrap();
+        }
+        let found = |root| places(dir.path(), Some(&own), root);
+        assert_eq!(found(false), [dir.path().join("a/b"), dir.path().join("a"), dir.path().to_owned()]);
+        assert_eq!(found(true), [dir.path().to_owned(), dir.path().join("a/b"), dir.path().join("a")]);
+        fs::remove_file(dir.path().join("a/cgroup.procs")).unwrap();
+        assert_eq!(found(false), [dir.path().join("a/b")]);
+        assert_eq!(places(dir.path(), None, false), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn what_crashed_runs_left_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["onlay-dead-1", "onlay-live-2", "onlay-full-3/x", "other"] {
+            fs::create_dir_all(dir.path().join(name)).unwrap();
+        }
+        let live = File::open(dir.path().join("onlay-live-2")).unwrap();
+        live.lock().unwrap();
+        sweep(dir.path());
+        let there = |name: &str| dir.path().join(name).exists();
+        assert!(!there("onlay-dead-1") && there("onlay-live-2") && there("onlay-full-3") && there("other"));
+    }
+}
