@@ -59,14 +59,12 @@ fn of(requests: &Requests, name: &str) -> u64 {
 
 fn are_told(cx: &mut Ctx) -> Result<()> {
     cx.lower()?.file("f", "x")?;
-    let names = ["negative_entries", "no_open", "dir_cache", "killpriv", "btime"];
-    // fuser 0.18 has no FUSE_STATX.
-    let names = if cx.carried_by_fuser() { &names[..4] } else { &names[..] };
+    let names = ["negative_entries", "no_open", "dir_cache", "killpriv"];
     let said = mount(cx, "")?;
     for name in names {
         holds!(said.contains(&format!("{name}: on (")), "{name} in {said}");
     }
-    for name in ["passthrough", "writeback"] {
+    for name in ["passthrough", "writeback", "btime"] {
         holds!(said.contains(&format!("{name}: off (")), "{name} in {said}");
     }
     holds!(said.contains("readahead: "), "{said}");
