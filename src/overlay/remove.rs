@@ -12,6 +12,14 @@ use crate::vocab::{Errno, Result};
 
 const TRIES: u32 = 100;
 
+fn no_dir(node: &Node) -> Result<()> {
+    if node.is_dir() { Err(Errno::ISDIR) } else { Ok(()) }
+}
+
+fn a_dir(node: &Node) -> Result<()> {
+    if node.is_dir() { Ok(()) } else { Err(Errno::NOTDIR) }
+}
+
 impl Overlay {
     /// unlink(2).
     ///
@@ -21,22 +29,9 @@ impl Overlay {
         let parent = self.dir_node(parent)?;
         self.tree()?;
         for _ in 0..TRIES {
-            if !parent.has_upper() {
-                // Not for the sake of a name that is not there.
-                if self.found_node(&parent, name)?.is_dir() {
-                    return Err(Errno::ISDIR);
-                }
-                self.copy_up(&parent, Want::Metadata)?;
-            }
+            self.copy_up_around(&parent, name, no_dir)?;
             let names = parent.names_mut();
-            if names.removed() {
-                return Err(Errno::NOENT);
-            }
-            let found = self.resolve(&parent, name)?.ok_or(Errno::NOENT)?;
-            let node = self.node_of(&parent, name, &found)?;
-            if node.is_dir() {
-                return Err(Errno::ISDIR);
-            }
+            let (found, node) = self.going(&parent, names.removed(), name, no_dir)?;
             if self.wants_index(&node) {
                 drop(names);
                 self.copy_up_to_index(&node)?;
@@ -67,22 +62,9 @@ impl Overlay {
     pub fn rmdir(&self, parent: u64, name: &[u8]) -> Result<()> {
         let parent = self.dir_node(parent)?;
         self.tree()?;
-        if !parent.has_upper() {
-            // Not for the sake of a name that is not there.
-            if !self.found_node(&parent, name)?.is_dir() {
-                return Err(Errno::NOTDIR);
-            }
-            self.copy_up(&parent, Want::Metadata)?;
-        }
+        self.copy_up_around(&parent, name, a_dir)?;
         let names = parent.names_mut();
-        if names.removed() {
-            return Err(Errno::NOENT);
-        }
-        let found = self.resolve(&parent, name)?.ok_or(Errno::NOENT)?;
-        let node = self.node_of(&parent, name, &found)?;
-        if !node.is_dir() {
-            return Err(Errno::NOTDIR);
-        }
+        let (found, node) = self.going(&parent, names.removed(), name, a_dir)?;
         let inside = node.names_mut();
         let hidden = self.is_hidden_below(&parent, name, &found)?;
         // Where nothing is below, the disk knows whether it is empty.
@@ -110,6 +92,32 @@ impl Overlay {
         inside.remove();
         self.unlisted(&parent, name);
         Ok(())
+    }
+
+    /// Gives a directory an upper before a name in it goes; not for the sake of one that is not there, or not `fit`.
+    fn copy_up_around(&self, parent: &Arc<Node>, name: &[u8], fit: fn(&Node) -> Result<()>) -> Result<()> {
+        if parent.has_upper() {
+            return Ok(());
+        }
+        fit(&*self.found_node(parent, name)?)?;
+        self.copy_up(parent, Want::Metadata)
+    }
+
+    /// What goes, if it is `fit`. The caller holds the directory's names alone; `removed`: it went itself.
+    fn going(
+        &self,
+        parent: &Arc<Node>,
+        removed: bool,
+        name: &[u8],
+        fit: fn(&Node) -> Result<()>,
+    ) -> Result<(Found, Arc<Node>)> {
+        if removed {
+            return Err(Errno::NOENT);
+        }
+        let found = self.resolve(parent, name)?.ok_or(Errno::NOENT)?;
+        let node = self.node_of(parent, name, &found)?;
+        fit(&node)?;
+        Ok((found, node))
     }
 
     /// The node of a name that is there.
