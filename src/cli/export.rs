@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use super::error::Error;
 use super::save::{to_file, to_stdout};
 use super::store::StoreArgs;
-use crate::store::ErrorKind;
+use crate::store::Either;
 
 /// Write the files of a container or an image to an archive
 #[derive(Debug, clap::Args)]
@@ -29,14 +29,11 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     let out: Option<PathBuf> = args.output.clone().filter(|o| o.as_os_str() != "-");
     let (store, owners) = store.open_files()?;
     let write = |to: &mut dyn Write| -> Result<(), Error> {
-        match store.container(&args.what) {
-            Ok(container) => Ok(store.export_container(&container, owners, to)?),
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                let image = store.image(&args.what)?.image;
-                Ok(store.export_image(&image, to)?)
-            }
-            Err(e) => Err(e.into()),
+        match store.container_or_image(&args.what)? {
+            Either::Container(container) => store.export_container(&container, owners, to)?,
+            Either::Image(image) => store.export_image(&image, to)?,
         }
+        Ok(())
     };
     match out {
         Some(path) => to_file(&path, write)?,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::error::Error;
 use super::store::{StoreArgs, print_json};
-use crate::store::{Container, ErrorKind, Store, familiar};
+use crate::store::{Container, Either, Store, familiar};
 
 /// Print all that is known of images and containers, as JSON
 #[derive(Debug, clap::Args)]
@@ -15,7 +15,7 @@ Examples:
   onlay inspect debian:12 | jq '.[0].config.config.Env'
   onlay inspect web | jq -r '.[0].state'")]
 pub(super) struct Args {
-    /// Names or ids; a container before an image of the same name
+    /// Names, or ids or their first digits; a container before an image of the same name
     #[arg(required = true)]
     names: Vec<String>,
 }
@@ -28,20 +28,11 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
 }
 
 fn inspect(store: &Store, name: &str) -> Result<Value, Error> {
-    match store.container(name) {
-        Ok(container) => return of_container(&container),
-        Err(e) if e.kind() == ErrorKind::NotFound => {}
-        Err(e) => return Err(e.into()),
-    }
-    let image = match store.image(name) {
-        Ok(found) => found.image,
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            return Err(Error::new(format!("no such image or container: {name}"))
-                .hint("onlay images and onlay ps -a list those that are here"));
-        }
-        Err(e) => return Err(e.into()),
+    let image = match store.container_or_image(name)? {
+        Either::Container(container) => return of_container(&container),
+        Either::Image(image) => image,
     };
-    let names = store.images()?.into_iter().find(|(other, _)| *other == image).map(|(_, names)| names);
+    let names = store.images()?.into_iter().find(|(other, _)| *other == *image).map(|(_, names)| names);
     let names: Vec<String> = names.iter().flatten().map(familiar).map(|(r, t)| format!("{r}:{t}")).collect();
     let layers = store.image_layers(&image)?;
     let layer = |l: &crate::store::Layer| json!({"diffId": l.diff_id, "size": l.info.size, "entries": l.info.entries});

@@ -43,7 +43,8 @@ Options of -o:
 What saves requests, each on, off or auto; -v says what was chosen and why:
   negative_entries  no_open  dir_cache  killpriv  passthrough  writeback  absent_xattrs  readahead=KIB
   btime (on: statx(2) tells when files were born, at a request for each that somebody asks it of)
-  transport=uring, device, fuser or auto: who carries requests (io_uring, /dev/fuse, the crate fuser)
+  transport=uring, device, fuser or auto: who carries requests (io_uring where the kernel allows it,
+  /dev/fuse, the crate fuser)
 
 Log more with ONLAY_LOG=debug and --foreground.")]
 pub(super) struct Args {

@@ -100,6 +100,11 @@ pub(super) fn serve(device: BorrowedFd<'_>, ops: &Ops) -> Result<()> {
         };
         if let Err(e) = sent {
             log::error!("a reply was not taken: {e}");
+            // Nobody may wait for ever.
+            Out::new(&mut header).header(unique, Err(Errno::IO))?;
+            if let Err(e) = send(device, &header) {
+                log::error!("nor that it failed: {e}");
+            }
         }
     }
 }

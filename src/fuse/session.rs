@@ -30,7 +30,7 @@ pub struct Tuning {
     pub static_nlink: bool,
     /// What is asked of the mechanisms that save requests and copies.
     pub wishes: Wishes,
-    /// Who carries requests and replies; `None`: the fastest there is.
+    /// Who carries requests and replies; `None`: the best there is.
     pub transport: Option<Transport>,
 }
 

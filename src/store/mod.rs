@@ -10,6 +10,7 @@
 //! | [`names`] | references to images: `index.json` |
 //! | [`image`] | an image, read |
 //! | [`container`] | containers and their records |
+//! | [`either`] | a name that may be a container's or an image's |
 //! | [`commit`] | a container becomes an image, a view an archive |
 //! | [`compare`] | what differs |
 //! | [`usage`] | how much it is |
@@ -28,6 +29,7 @@ mod commit;
 mod compare;
 mod compose;
 mod container;
+mod either;
 mod error;
 mod files;
 mod gc;
@@ -56,6 +58,7 @@ pub use change::Change;
 pub use commit::Commit;
 pub use compose::{NewLayer, history, layer_type};
 pub use container::{Container, NewContainer, Process, Record, Running, State, Status};
+pub use either::Either;
 pub use error::{Error, ErrorKind, Result};
 pub use files::to_json;
 pub use gc::Freed;

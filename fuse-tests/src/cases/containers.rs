@@ -90,7 +90,8 @@ fn each_is_ended_as_it_wants(cx: &mut Ctx) -> Result<()> {
         b.says(&["rm", "web"])?;
     }
     // One that does not listen has as long as it asked for.
-    b.says(&["run", "-d", "--name", "job", "--stop-timeout", "0", "base:1", "sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"])?;
+    b.says(&["run", "-d", "--name", "job", "--stop-timeout", "0", "base:1", "sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.05; done"])?;
+    until("deaf", || Ok(b.says(&["logs", "job"])? == "deaf"))?;
     let begun = std::time::Instant::now();
     b.says(&["stop", "job"])?;
     holds!(begun.elapsed().as_secs() < 9, "it waited for {:?}", begun.elapsed());

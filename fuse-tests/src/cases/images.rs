@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::run::ALL;
+use super::bad_input::is_clear;
 use crate::case::{User, skip};
 use crate::ctx::{Ctx, Out};
 use crate::manifest::{Manifest, What};
@@ -20,6 +21,7 @@ cases!("images":
     import_run_commit.onlay().by(ALL), config_is_honoured.onlay().by(ALL), working_directory_is_made.onlay().by(ALL), users_of_the_image.onlay().by(MAPPED),
     saved_and_loaded.onlay().by(ALL), names_and_ids.onlay().by(ALL), mounted.onlay().by(ALL),
     mounted_with_an_upper.onlay().by(ALL), the_same_changes_are_the_same_layer.onlay().by(ALL),
+    names_go_before_ids.onlay().by(ALL),
     what_was_removed_stays_removed.onlay().by(ALL), exported.onlay().by(ALL), a_directory_is_imported.onlay().by(ALL),
     bad_archives.onlay().by(ALL), mistakes_are_told.onlay().by(ALL), docker_archives.onlay().by(ALL),
     peers.onlay().by(ROOT), owners_without_a_range.onlay().by(&[User::Norange]),
@@ -336,6 +338,19 @@ fn the_same_changes_are_the_same_layer(cx: &mut Ctx) -> Result<()> {
     same!(&a[0]["layers"], &b[0]["layers"]);
     same!(&a[0]["manifest"]["layers"], &b[0]["manifest"]["layers"]);
     Ok(())
+}
+
+/// A made-up id may begin like the name of an image.
+fn names_go_before_ids(cx: &mut Ctx) -> Result<()> {
+    base(cx)?;
+    let id = says(cx, &["create", "--name", "one", "base", "true"])?;
+    let kind = |name: &str| -> Result<String> { Ok(json(cx, &["inspect", name])?[0]["type"].as_str().unwrap_or_default().to_owned()) };
+    same!((kind(&id[..4])?, kind(&id)?, kind("one")?), ("container".into(), "container".into(), "container".into()));
+    says(cx, &["tag", "base", &id[..4]])?;
+    says(cx, &["tag", "base", "one"])?;
+    same!((kind(&id[..4])?, kind(&id[..5])?, kind("one")?), ("image".into(), "container".into(), "container".into()));
+    let out = onlay(cx, &["inspect", "nobody"])?;
+    is_clear(&out, "no such image or container: nobody")
 }
 
 const MANY: &str = "rm -r /data; mkdir /data; echo n > /data/new; mv /etc /etc2; mkdir /etc; echo x > /etc/x; rm /tmp -r; \
