@@ -1,8 +1,10 @@
-//! The calls that need `unsafe`: fork and mmap. Nothing else here does.
+//! The calls that need `unsafe`: fork, seccomp and mmap. Nothing else here does.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -44,6 +46,34 @@ pub(crate) fn as_ids(uid: u32, gid: u32, groups: &[u32], f: impl FnOnce() -> Res
     })?;
     ensure!(code == 0, "as uid {uid} gid {gid}: failed (see above)");
     Ok(())
+}
+
+/// Refuses one system call to a command, and to all that it starts, with an error; without root also what set-user-id
+/// programs gain.
+pub(crate) fn refuse(command: &mut Command, call: libc::c_long, errno: i32) {
+    let op = |code: u32, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
+    let number = u32::try_from(call).unwrap_or(u32::MAX);
+    let refuse = libc::SECCOMP_RET_ERRNO | errno.unsigned_abs();
+    let filter = [
+        // The number comes first in what a filter is shown.
+        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
+        libc::sock_filter { jf: 1, ..op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number) },
+        op(libc::BPF_RET | libc::BPF_K, refuse),
+        op(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW),
+    ];
+    let install = move || {
+        let program = libc::sock_fprog { len: 4, filter: filter.as_ptr().cast_mut() };
+        // SAFETY: no memory but the program's, which is live and copied by the kernel.
+        let done = unsafe {
+            if libc::geteuid() != 0 {
+                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+            }
+            libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &raw const program)
+        };
+        if done == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: it calls the kernel and allocates nothing.
+    unsafe { command.pre_exec(install) };
 }
 
 /// A shared mapping of the beginning of a file.

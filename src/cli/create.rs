@@ -16,6 +16,10 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
+    try_run(args, store).map_err(|e| e.or_code(run::FAILED))
+}
+
+fn try_run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     if !args.run.is_image() {
         return Err(Error::new("a container is made of an image").hint("onlay create [--name NAME] IMAGE [COMMAND..]"));
     }

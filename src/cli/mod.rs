@@ -149,9 +149,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
             if !e.use_stderr() {
                 return e.print().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS);
             }
-            // As docker's: 2 could be the command's own.
-            let run = args.get(1).is_some_and(|verb| verb == "run" || verb == "exec");
-            return Error::usage(&e).or_code(if run { run::FAILED } else { USAGE }).report();
+            return Error::usage(&e).or_code(usage_code(&args)).report();
         }
     };
     let done = match onlay.verb {
@@ -193,6 +191,15 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     match done {
         Ok(code) => code,
         Err(e) => e.report(),
+    }
+}
+
+/// As docker's where there is a command: 2 could be its own.
+fn usage_code(args: &[OsString]) -> u8 {
+    let read = Onlay::command().ignore_errors(true).try_get_matches_from(args);
+    match read.as_ref().ok().and_then(clap::ArgMatches::subcommand_name) {
+        Some("run" | "exec" | "create") => run::FAILED,
+        _ => USAGE,
     }
 }
 

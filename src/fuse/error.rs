@@ -68,6 +68,10 @@ impl Error {
             Self::Device(e) if kind(e) == io::ErrorKind::NotFound => {
                 "load the kernel's FUSE module (`modprobe fuse` as root), or pass /dev/fuse into this container".into()
             }
+            // By the control group of a container that it is in.
+            Self::Device(e) if e.raw_os_error() == Some(libc::EPERM) => {
+                "pass it into this container (--device /dev/fuse)".into()
+            }
             Self::Device(e) if kind(e) == io::ErrorKind::PermissionDenied => {
                 "allow it for everybody, as root: chmod 666 /dev/fuse".into()
             }
@@ -80,6 +84,15 @@ impl Error {
             Self::Mountpoint { path, why } if why.raw_os_error() == Some(libc::ENOTCONN) => {
                 format!("a daemon died there; clear it away: onlay umount {}", path.display())
             }
+            Self::Mount { why, .. } => match why.raw_os_error() {
+                Some(libc::EINVAL) => "is /dev/fuse the kernel's? ls -l shows 10, 229 for it".into(),
+                Some(libc::EPERM | libc::ENOSYS) => {
+                    "mounts are refused here: by a seccomp filter or a security module, as of a container around us"
+                        .into()
+                }
+                Some(libc::ENODEV) => "load the kernel's FUSE module: `modprobe fuse` as root".into(),
+                _ => return None,
+            },
             Self::InUse { path } => format!("unmount it first: onlay umount {}", path.display()),
             Self::NoHelper { .. } => "install the package fuse3, or mount inside a user namespace (unshare -rm)".into(),
             Self::Helper { said, .. } if said.contains("user_allow_other") => {

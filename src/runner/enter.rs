@@ -39,7 +39,7 @@ pub fn enter_user_namespace(mapping: &Mapping) -> Result<(), Error> {
         Fork::Parent(child) => child,
     };
     drop((ready, tell_answer));
-    let entered = unshare(CloneFlags::CLONE_NEWUSER).map_err(refused);
+    let entered = unshare(CloneFlags::CLONE_NEWUSER).map_err(|e| refused("user namespace", e));
     if entered.is_ok() {
         tell_ready.write_all(b"r").map_err(|e| Error::new("pipe", e))?;
     }
@@ -65,15 +65,19 @@ pub fn enter_user_namespace(mapping: &Mapping) -> Result<(), Error> {
     setresuid(uid, uid, uid).map_err(|e| Error::new("setresuid 0", e))
 }
 
-/// What unshare(2) says, with what may help.
-pub(super) fn refused(e: Errno) -> Error {
-    let error = Error::new("new user namespace", e);
-    match e {
-        Errno::EPERM | Errno::EACCES => error.hinted(
-            "user namespaces are switched off here: sysctl kernel.unprivileged_userns_clone, \
+/// What unshare(2) and clone(2) say of new namespaces, with what may help.
+pub(super) fn refused(what: &str, e: impl Into<std::io::Error>) -> Error {
+    let e: std::io::Error = e.into();
+    match e.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => Error::call(format_args!("new {what}"), e).hinted(
+            "namespaces are refused here: sysctl kernel.unprivileged_userns_clone, \
              kernel.apparmor_restrict_unprivileged_userns, or a seccomp filter of a container around us",
         ),
-        Errno::ENOSPC | Errno::EUSERS => error.hinted("too many already: sysctl user.max_user_namespaces"),
-        _ => error,
+        // "No space left on device" would send people to their disks.
+        Some(libc::ENOSPC | libc::EUSERS) => Error::new(format_args!("new {what}"), "too many of them already")
+            .hinted("the limits are in /proc/sys/user: sysctl user.max_user_namespaces and the like"),
+        Some(libc::EINVAL | libc::ENOSYS) => Error::call(format_args!("new {what}"), e)
+            .hinted("this kernel was built without one of them, or a container around us hides them"),
+        _ => Error::call(format_args!("new {what}"), e),
     }
 }

@@ -27,6 +27,22 @@ impl Error {
         Self { text: format!("{what}: {}", vocab::why(&cause)), hint: None, code: RUNNER_FAILED }
     }
 
+    /// A failed system call of the runner's: the thing and why, with what may help in general.
+    pub(super) fn call(what: impl Display, e: impl Into<std::io::Error>) -> Self {
+        let e: std::io::Error = e.into();
+        let error = Self::new(what, &e);
+        match e.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => error.hinted(
+                "a seccomp filter or a security module around us refuses that (are we in a container?), or the kernel is \
+                 older than Linux 5.12",
+            ),
+            Some(libc::EAGAIN | libc::ENOMEM | libc::ENOSPC | libc::EMFILE | libc::ENFILE) => {
+                error.hinted("a limit is reached, the machine's or ours: ulimit -a, or the control group around us")
+            }
+            _ => error,
+        }
+    }
+
     /// A failure that is in words already.
     pub(super) fn of_text(text: &str) -> Self {
         Self { text: text.to_owned(), hint: None, code: RUNNER_FAILED }

@@ -48,25 +48,19 @@ pub(super) fn live(spec: &Spec, plan: &Plan, view: &Path, ends: &Ends<'_>, origi
 }
 
 fn make_inside(plan: &Plan, view: &Path, ends: &Ends<'_>) -> Result<OwnedFd, Error> {
-    set_pdeathsig(Signal::SIGKILL).map_err(|e| Error::new("prctl PR_SET_PDEATHSIG", e))?;
+    set_pdeathsig(Signal::SIGKILL).map_err(|e| Error::call("prctl PR_SET_PDEATHSIG", e))?;
     // Above all the FUSE device: were it open here too, the death of who serves the view would not end the view, and
     // we would wait for its answers for ever.
     let channel = ends.up;
-    close_all_but(&[channel.as_raw_fd(), ends.link.as_raw_fd()]).map_err(|e| Error::new("close_range", e))?;
+    close_all_but(&[channel.as_raw_fd(), ends.link.as_raw_fd()]).map_err(|e| Error::call("close_range", e))?;
     rustix::process::umask(USUAL_UMASK);
-    let roots = Roots::open(view).map_err(|e| Error::new("open the view", e))?;
+    let roots = Roots::open(view).map_err(|e| Error::call("open the view", e))?;
     let mut place = Place::Outside(roots);
     for step in plan.steps() {
-        place = carry_out(step, place, ends).map_err(|failure| {
-            let error = Error::new(step, failure.errno);
-            match failure.hint {
-                Some(hint) => error.hinted(hint),
-                None => error,
-            }
-        })?;
+        place = carry_out(step, place, ends).map_err(|failure| failure.of(step))?;
     }
     // Nothing inside may trace us or look through /proc/1 at what is ours; exec makes the command dumpable again.
-    set_dumpable(false).map_err(|e| Error::new("prctl PR_SET_DUMPABLE", e))?;
+    set_dumpable(false).map_err(|e| Error::call("prctl PR_SET_DUMPABLE", e))?;
     match place {
         Place::Inside(root) => Ok(root),
         Place::Outside(_) => Err(Error::new("plan", "never switches to the new root")),
@@ -153,7 +147,7 @@ struct Extra {
 /// of the namespace dies with us.
 fn attend(spec: &Spec, plan: &Plan, root: &OwnedFd, ends: &Ends<'_>, origin: &Origin) -> Result<u8, Error> {
     let channel = ends.up;
-    let signals = Signals::block().map_err(|e| Error::new("signalfd", e))?;
+    let signals = Signals::block().map_err(|e| Error::call("signalfd", e))?;
     let start = Start { process: &spec.process, entry: plan.entry(), root, origin, terminal: None, stdio: None };
     let (command, mut starting) = spawn(start, channel)?;
     let mut extras: Vec<Extra> = Vec::new();
@@ -168,20 +162,21 @@ fn attend(spec: &Spec, plan: &Plan, root: &OwnedFd, ends: &Ends<'_>, origin: &Or
         }
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => {}
-            done => drop(done.map_err(|e| Error::new("poll", e))?),
+            done => drop(done.map_err(|e| Error::call("poll", e))?),
         }
         let asked = linked && fds.last().and_then(PollFd::any).unwrap_or(false);
         announce(&mut starting, channel);
         extras.iter_mut().for_each(|e| announce(&mut e.starting, &e.reply));
-        while let Some(signal) = signals.next().map_err(|e| Error::new("signalfd", e))? {
+        while let Some(signal) = signals.next().map_err(|e| Error::call("signalfd", e))? {
             if signal != Signal::SIGCHLD {
-                pass_on(signal, command, origin.terminal).map_err(|e| Error::new("signal to the command", e))?;
-            } else if let Some(code) = reap(command, &mut extras, channel).map_err(|e| Error::new("waitpid", e))? {
+                pass_on(signal, command, origin.terminal).map_err(|e| Error::call("signal to the command", e))?;
+            } else if let Some(code) = reap(command, &mut extras, channel).map_err(|e| Error::call("waitpid", e))? {
+                announce(&mut starting, channel);
                 return Ok(code);
             }
         }
         if asked {
-            match ends.link.receive().map_err(|e| Error::new("receive", e))? {
+            match ends.link.receive().map_err(|e| Error::call("receive", e))? {
                 Some(Received { message: Message::Exec(json), fds, .. }) => {
                     extras.extend(start_extra(spec, &json, fds, root, origin));
                 }
@@ -195,12 +190,12 @@ fn attend(spec: &Spec, plan: &Plan, root: &OwnedFd, ends: &Ends<'_>, origin: &Or
 /// Forks a process that becomes a command; its end of the pipe that is returned closes with the exec.
 fn spawn(mut start: Start<'_>, channel: &Channel) -> Result<(Pid, Option<OwnedFd>), Error> {
     if start.process.terminal {
-        let (master, own) = Own::new(start.root).map_err(|e| Error::new("new terminal", e))?;
+        let (master, own) = Own::new(start.root).map_err(|e| Error::call("new terminal", e))?;
         channel.send_with(&Message::Terminal, &[master.as_fd()]);
         start.terminal = Some(own);
     }
-    let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|e| Error::new("pipe", e))?;
-    match fork().map_err(|e| Error::new("fork", e))? {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|e| Error::call("pipe", e))?;
+    match fork().map_err(|e| Error::call("fork", e))? {
         Fork::Child => end_with(|| {
             drop(read);
             let error = become_command(start, channel);

@@ -15,8 +15,8 @@ use rustix::mount::{
 use rustix::process::{Gid, Uid, fchdir, pivot_root};
 
 use super::plan::Step;
-use super::users;
 use super::volume::make_target;
+use super::{Error, users};
 use crate::sys::mount::make_read_only;
 
 /// The two roots, while both are there.
@@ -41,6 +41,15 @@ impl From<Errno> for Failure {
 impl Failure {
     pub(super) fn hinted(self, hint: &'static str) -> Self {
         Self { hint: Some(hint), ..self }
+    }
+
+    /// As the error of a step.
+    pub(super) fn of(self, step: &Step) -> Error {
+        let error = Error::call(step, self.errno);
+        match self.hint {
+            Some(hint) => error.hinted(hint),
+            None => error,
+        }
     }
 }
 

@@ -184,7 +184,12 @@ fn tool(program: &str, pid: Pid, ranges: &[Range], grants: &str) -> Result<(), E
     }
     let words = String::from_utf8_lossy(&out.stderr);
     let said = words.trim().strip_prefix(program).map_or(words.trim(), |s| s.trim_start_matches([':', ' ']));
-    let hint = format!("look at {grants}, and that {program} is set-user-id root (or has its file capability)");
+    // Which a seccomp filter around us wants, say.
+    let hint = if nix::sys::prctl::get_no_new_privs().unwrap_or(false) {
+        format!("no_new_privs is set here, so that {program} gains no rights: run it outside of this sandbox")
+    } else {
+        format!("look at {grants}, and that {program} is set-user-id root (or has its file capability)")
+    };
     Err(Error::new(program, if said.is_empty() { out.status.to_string() } else { said.to_owned() }).hinted(hint))
 }
 

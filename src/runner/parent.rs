@@ -94,10 +94,10 @@ fn run_once(spec: &Spec, root: &mut dyn Root, attended: &mut Attended<'_>) -> Re
     std::io::stdout().flush().map_err(|e| Error::new("standard output", e))?;
     set_default(Signal::SIGCHLD).map_err(|e| Error::new("sigaction SIGCHLD", e))?;
     let terminal = if spec.process.terminal { Terminal::Own } else { Terminal::of_caller() };
-    let (ours, theirs) = channel::pair().map_err(|e| Error::new("socketpair", e))?;
-    let signals = Signals::block().map_err(|e| Error::new("signalfd", e))?;
+    let (ours, theirs) = channel::pair().map_err(|e| Error::call("socketpair", e))?;
+    let signals = Signals::block().map_err(|e| Error::call("signalfd", e))?;
     let forked = fork().map_err(|e| {
-        let error = Error::new("fork", e);
+        let error = Error::call("fork", e);
         if e == rustix::io::Errno::DEADLK { error.hinted("run() wants to be called before any thread") } else { error }
     });
     let result = match forked {
@@ -269,7 +269,10 @@ fn watch(
     match (failure, outcome) {
         (Some(e), _) => Err(e),
         (None, Some(code)) => Ok(i32::from(code)),
-        (None, None) => Err(Error::new("supervisor", describe(status)).coded(RUNNER_FAILED)),
+        (None, None) => Err(Error::new("supervisor", describe(status)).coded(RUNNER_FAILED).hinted(
+            "the process that serves the files is gone (did memory run out? dmesg tells); what was written is kept where an \
+             upper is: onlay start",
+        )),
     }
 }
 

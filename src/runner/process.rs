@@ -40,28 +40,22 @@ pub(super) struct Start<'a> {
 
 /// Carries out one step; `home` is set to the user's.
 fn carry_out(step: &Step, start: &Start<'_>, home: &mut Option<String>) -> Result<(), Error> {
-    let failed = |failure: Failure| {
-        let error = Error::new(step, failure.errno);
-        match failure.hint {
-            Some(hint) => error.hinted(hint),
-            None => error,
-        }
-    };
+    let failed = |failure: Failure| failure.of(step);
     match step {
         Step::Limit(limit) => set_limit(*limit).map_err(failed),
         Step::ChangeDir(path) => change_dir(start.root, path).map_err(failed),
         Step::LimitBounding(set) => limit_bounding(*set).map_err(failed),
-        Step::DropGroups => setgroups(&[]).map_err(|e| Error::new(step, e)),
+        Step::DropGroups => setgroups(&[]).map_err(|e| Error::call(step, e)),
         Step::SetUser(user) => {
             *home = set_user(start.root, user)?;
             Ok(())
         }
         Step::LimitCapabilities(set) => limit_capabilities(*set).map_err(failed),
-        Step::NoNewPrivs => set_no_new_privs().map_err(|e| Error::new(step, e)),
+        Step::NoNewPrivs => set_no_new_privs().map_err(|e| Error::call(step, e)),
         Step::Seccomp => {
             let programs = start.process.seccomp.programs(start.process.capabilities);
             for program in programs.map_err(|e| Error::new(step, e))? {
-                install(&program).map_err(|e| Error::new(step, e))?;
+                install(&program).map_err(|e| Error::call(step, e))?;
             }
             Ok(())
         }
@@ -78,7 +72,7 @@ fn set_user(root: &OwnedFd, wanted: &str) -> Result<Option<String>, Error> {
     let ids = users::find(root, wanted)?;
     let hint = "not every id is there inside: without a range in /etc/subuid only root is";
     let failed = |call: &str, e: Errno| {
-        let error = Error::new(format_args!("become user {wanted}: {call}"), e);
+        let error = Error::call(format_args!("become user {wanted}: {call}"), e);
         if e == Errno::EINVAL || e == Errno::EPERM { error.hinted(hint) } else { error }
     };
     let groups: Vec<_> = ids.groups.iter().copied().map(Gid::from_raw).collect();
@@ -139,16 +133,16 @@ pub(super) fn become_command(start: Start<'_>, channel: &Channel) -> Error {
 fn try_become(mut start: Start<'_>, channel: &Channel) -> Result<std::convert::Infallible, Error> {
     let process = start.process;
     match start.terminal.take() {
-        Some(own) => own.enter().map_err(|e| Error::new("new terminal", e))?,
-        None => start.origin.terminal.enter().map_err(|e| Error::new("terminal", e))?,
+        Some(own) => own.enter().map_err(|e| Error::call("new terminal", e))?,
+        None => start.origin.terminal.enter().map_err(|e| Error::call("terminal", e))?,
     }
     if let Some(given) = start.stdio.take().filter(|_| !process.terminal) {
-        set_stdio(&given).map_err(|e| Error::new("standard input and outputs", e))?;
+        set_stdio(&given).map_err(|e| Error::call("standard input and outputs", e))?;
     }
     channel.send(&Message::Starting);
     if !process.stdin && !process.terminal {
         let null = resolve(start.root, Path::new("/dev/null"), OFlags::RDWR, Mode::empty());
-        null.and_then(rustix::stdio::dup2_stdin).map_err(|e| Error::new("standard input: /dev/null", e))?;
+        null.and_then(rustix::stdio::dup2_stdin).map_err(|e| Error::call("standard input: /dev/null", e))?;
     }
     let mut home = None;
     // Nothing is written any more by a name: what follows is the user's.
@@ -165,12 +159,12 @@ fn try_become(mut start: Start<'_>, channel: &Channel) -> Result<std::convert::I
     }
     let strings = environment(&env)?;
     // Rust programs ignore it, which would be inherited.
-    set_default(Signal::SIGPIPE).map_err(|e| Error::new("sigaction SIGPIPE", e))?;
+    set_default(Signal::SIGPIPE).map_err(|e| Error::call("sigaction SIGPIPE", e))?;
     // Descriptors below 3 are the caller's gift; the channel is open until the exec has succeeded.
-    close_on_exec_from(3).map_err(|e| Error::new("close_range", e))?;
+    close_on_exec_from(3).map_err(|e| Error::call("close_range", e))?;
     let candidates = candidates(&process.command[0], &env)?;
     rustix::process::umask(start.origin.umask);
-    start.origin.mask.thread_set_mask().map_err(|e| Error::new("sigprocmask", e))?;
+    start.origin.mask.thread_set_mask().map_err(|e| Error::call("sigprocmask", e))?;
     let mut why = Errno::ENOENT;
     for path in &candidates {
         let Err(e) = execve(path, &words, &strings);
@@ -191,10 +185,10 @@ fn try_become(mut start: Start<'_>, channel: &Channel) -> Result<std::convert::I
 /// Not execve(2) but a call: the image of init goes on as the command.
 fn become_own(start: &Start<'_>) -> Result<std::convert::Infallible, Error> {
     let own = start.origin.own.ok_or_else(|| Error::new("a program of ours", "there is none"))?;
-    set_default(Signal::SIGPIPE).map_err(|e| Error::new("sigaction SIGPIPE", e))?;
+    set_default(Signal::SIGPIPE).map_err(|e| Error::call("sigaction SIGPIPE", e))?;
     // As an exec would; whoever waits for one sees it.
-    close_all_but(&[]).map_err(|e| Error::new("close_range", e))?;
-    start.origin.mask.thread_set_mask().map_err(|e| Error::new("sigprocmask", e))?;
+    close_all_but(&[]).map_err(|e| Error::call("close_range", e))?;
+    start.origin.mask.thread_set_mask().map_err(|e| Error::call("sigprocmask", e))?;
     end_with(|| own(&start.process.command))
 }
 

@@ -20,6 +20,7 @@ use super::init::Ends;
 use super::parent::Origin;
 use super::{Error, Network, Plan, Root, Spec, init, owners};
 use crate::sys::process::{Fork, end_with, fork_into};
+use crate::vocab::why;
 
 /// Its life, in the forked child; returns its exit code.
 pub(super) fn live(spec: &Spec, plan: &Plan, root: &mut dyn Root, channel: &Channel, origin: &Origin) -> i32 {
@@ -33,21 +34,21 @@ pub(super) fn live(spec: &Spec, plan: &Plan, root: &mut dyn Root, channel: &Chan
 
 fn new_namespaces(channel: &Channel) -> Result<(), Error> {
     // Out of the caller's process group: what the terminal sends there reaches the parent only.
-    setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(|e| Error::new("setpgid", e))?;
+    setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(|e| Error::call("setpgid", e))?;
     // Privilege change: from here on we have every capability over what we make, and none over the machine.
-    unshare(CloneFlags::CLONE_NEWUSER).map_err(refused)?;
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(|e| refused("user namespace", e))?;
     channel.send(&Message::NeedMaps);
-    match channel.receive().map_err(|e| Error::new("receive", e))? {
+    match channel.receive().map_err(|e| Error::call("receive", e))? {
         Some(Received { message: Message::MapsWritten, .. }) => {}
         _ => return Err(Error::new("id maps", "not written")),
     }
     let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
-    setresgid(gid, gid, gid).map_err(|e| Error::new("setresgid 0", e))?;
-    setresuid(uid, uid, uid).map_err(|e| Error::new("setresuid 0", e))?;
-    unshare(CloneFlags::CLONE_NEWNS).map_err(|e| Error::new("new mount namespace", e))?;
+    setresgid(gid, gid, gid).map_err(|e| Error::call("setresgid 0", e))?;
+    setresuid(uid, uid, uid).map_err(|e| Error::call("setresuid 0", e))?;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|e| refused("mount namespace", e))?;
     // Nothing we mount shows up outside, nothing mounted outside shows up here.
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-        .map_err(|e| Error::new("make mounts private", e))
+        .map_err(|e| Error::call("make mounts private", e))
 }
 
 fn lifetime(spec: &Spec, plan: &Plan, root: &mut dyn Root, channel: &Channel, origin: &Origin) -> Result<u8, Error> {
@@ -64,14 +65,14 @@ fn lifetime(spec: &Spec, plan: &Plan, root: &mut dyn Root, channel: &Channel, or
             let ended = around_init(spec, plan, root, channel, origin, &target);
             // Lazily: whoever outside still looks into it must not keep us.
             let detached = unmount(&target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
-            ended.and_then(|code| detached.map(|()| code).map_err(|e| Error::new("unmount the view", e)))
+            ended.and_then(|code| detached.map(|()| code).map_err(|e| Error::call("unmount the view", e)))
         }
     };
     let finished = root.finish().map_err(Error::of_root);
     match std::fs::remove_dir(&target) {
         // The whole of `base` may be gone with the throw-away upper.
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            log::warn!("remove directory {}: {e}", target.display());
+            log::warn!("remove directory {}: {}", target.display(), why(&e));
         }
         _ => {}
     }
@@ -86,32 +87,32 @@ fn around_init(
     origin: &Origin,
     target: &Path,
 ) -> Result<u8, Error> {
-    let (link, inits) = channel::pair().map_err(|e| Error::new("socketpair", e))?;
+    let (link, inits) = channel::pair().map_err(|e| Error::call("socketpair", e))?;
     let init = match fork_into(namespaces(spec.network)) {
         Ok(Fork::Child) => end_with(|| init::live(spec, plan, target, &Ends { up: channel, link: &inits }, origin)),
         Ok(Fork::Parent(init)) => init,
         Err(e @ rustix::io::Errno::DEADLK) => {
             return Err(Error::new("new namespaces", e).hinted("mount() left threads"));
         }
-        Err(e) => return Err(Error::new("new pid, ipc, uts, cgroup and network namespaces", e)),
+        Err(e) => return Err(refused("pid, ipc, uts, cgroup or network namespace", e)),
     };
     drop(inits);
     let guarded = pidfd(init).and_then(|fd| {
         root.serve().map_err(Error::of_root)?;
         let hand_over = |listener| {
             let view =
-                rustix::fs::stat(target).map_err(|e| Error::new(format_args!("stat {}", target.display()), e))?;
+                rustix::fs::stat(target).map_err(|e| Error::call(format_args!("stat {}", target.display()), e))?;
             owners::attend(listener, root.owners(), view.st_dev)
         };
         attend(init, &fd, channel, &link, hand_over)
     });
     if guarded.is_err() {
-        kill(init, Signal::SIGKILL).map_err(|e| Error::new("kill init", e))?;
+        kill(init, Signal::SIGKILL).map_err(|e| Error::call("kill init", e))?;
     }
     let status = loop {
         match waitpid(init, None) {
             Err(Errno::EINTR) => {}
-            done => break done.map_err(|e| Error::new("waitpid", e))?,
+            done => break done.map_err(|e| Error::call("waitpid", e))?,
         }
     };
     guarded?;
@@ -136,7 +137,7 @@ fn namespaces(network: Network) -> UnshareFlags {
 
 fn pidfd(pid: Pid) -> Result<OwnedFd, Error> {
     let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or_else(|| Error::new("pidfd_open", Errno::ESRCH))?;
-    pidfd_open(pid, PidfdFlags::empty()).map_err(|e| Error::new("pidfd_open", e))
+    pidfd_open(pid, PidfdFlags::empty()).map_err(|e| Error::call("pidfd_open", e))
 }
 
 /// Waits for init's end, which is under way.
@@ -145,7 +146,7 @@ fn wait_for(pidfd: &OwnedFd) -> Result<(), Error> {
     loop {
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => {}
-            done => return done.map(drop).map_err(|e| Error::new("poll", e)),
+            done => return done.map(drop).map_err(|e| Error::call("poll", e)),
         }
     }
 }
@@ -164,14 +165,14 @@ fn attend(
             [PollFd::new(pidfd.as_fd(), heard), PollFd::new(channel.as_fd(), heard), PollFd::new(link.as_fd(), heard)];
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => continue,
-            done => done.map_err(|e| Error::new("poll", e))?,
+            done => done.map_err(|e| Error::call("poll", e))?,
         };
         let [ended, spoken, told] = fds.map(|fd| fd.any().unwrap_or(true));
         if ended {
             return Ok(());
         }
         if told {
-            match link.receive().map_err(|e| Error::new("receive", e))? {
+            match link.receive().map_err(|e| Error::call("receive", e))? {
                 Some(Received { message: Message::Chown, fds, .. }) => {
                     fds.into_iter().next().map_or(Ok(()), &hand_over)?;
                 }
@@ -183,10 +184,10 @@ fn attend(
         if !spoken {
             continue;
         }
-        match channel.receive().map_err(|e| Error::new("receive", e))? {
+        match channel.receive().map_err(|e| Error::call("receive", e))? {
             Some(Received { message: Message::Signal(number), .. }) => {
-                let signal = Signal::try_from(number).map_err(|e| Error::new(format_args!("signal {number}"), e))?;
-                kill(init, signal).map_err(|e| Error::new(format_args!("send {signal} to init"), e))?;
+                let signal = Signal::try_from(number).map_err(|e| Error::call(format_args!("signal {number}"), e))?;
+                kill(init, signal).map_err(|e| Error::call(format_args!("send {signal} to init"), e))?;
             }
             Some(Received {
                 message: message @ (Message::Exec(_) | Message::Connected | Message::Limited),
@@ -199,7 +200,8 @@ fn attend(
             }
             Some(_) => {}
             None => {
-                return pidfd_send_signal(pidfd, rustix::process::Signal::KILL).map_err(|e| Error::new("kill init", e));
+                return pidfd_send_signal(pidfd, rustix::process::Signal::KILL)
+                    .map_err(|e| Error::call("kill init", e));
             }
         }
     }

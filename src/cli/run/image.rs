@@ -142,8 +142,11 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
         print(format!("{}\n", container.record.id).as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let ended = start(&store, &container, &own, Attended::default(), None);
-    let kept = ended.is_ok() && !args.rm;
+    let ran = std::rc::Rc::new(std::cell::Cell::new(false));
+    let begun = ran.clone();
+    let attended = Attended { running: Some(Box::new(move || begun.set(true))), ..Attended::default() };
+    let ended = start(&store, &container, &own, attended, None);
+    let kept = (ended.is_ok() || ran.get()) && !args.rm;
     if !kept {
         // It never ran, or is not to be kept.
         store.remove_container(&container, running)?;

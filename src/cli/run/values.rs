@@ -32,11 +32,8 @@ impl ArgError {
 
 impl From<ArgError> for Error {
     fn from(e: ArgError) -> Self {
-        let error = Self::new(&e);
-        match e.hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
+        let help = || format!("onlay run --help tells what --{} takes", e.flag);
+        Self::new(&e).hint(e.hint.clone().unwrap_or_else(help))
     }
 }
 
