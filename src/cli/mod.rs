@@ -1,5 +1,6 @@
 //! The command line: one file per verb.
 
+mod attach;
 mod commit;
 mod completions;
 mod containers;
@@ -76,6 +77,8 @@ enum Verb {
     Ps(ps::Args),
     /// Run one more command in a container
     Exec(Box<exec::Args>),
+    /// Come back to a container that runs
+    Attach(attach::Args),
     /// Copy files between a container and here
     Cp(cp::Args),
     /// Print what a detached container has printed
@@ -160,6 +163,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Verb::Create(args) => create::run(&args, &onlay.store),
         Verb::Ps(args) => ps::run(&args, &onlay.store),
         Verb::Exec(args) => exec::run(&args, &onlay.store),
+        Verb::Attach(args) => attach::run(&args, &onlay.store),
         Verb::Cp(args) => cp::run(&args, &onlay.store),
         Verb::Logs(args) => logs::run(&args, &onlay.store),
         Verb::Start(args) => start::run_start(&args, &onlay.store),
@@ -198,7 +202,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 fn usage_code(args: &[OsString]) -> u8 {
     let read = Onlay::command().ignore_errors(true).try_get_matches_from(args);
     match read.as_ref().ok().and_then(clap::ArgMatches::subcommand_name) {
-        Some("run" | "exec" | "create") => run::FAILED,
+        Some("run" | "exec" | "create" | "attach") => run::FAILED,
         _ => USAGE,
     }
 }

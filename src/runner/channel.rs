@@ -46,6 +46,10 @@ pub(super) enum Message {
     Starting,
     /// Who asks for it: start this process (JSON). Its reply channel, standard input, output and error come along.
     Exec(String),
+    /// Who asks for it: come back to the command. A reply channel comes along, and a pipe for what it prints.
+    Attach,
+    /// Parent, to who asked: here it is. The master of its terminal comes along, or its standard input, if there is one.
+    Attached,
     /// Init: the command was executed.
     Running,
     /// Init: the command was stopped.
@@ -169,6 +173,8 @@ fn encode(message: &Message) -> Vec<u8> {
         Message::NeedLimits => (b'L', 0, String::new()),
         Message::Limited => (b'l', 0, String::new()),
         Message::Exec(process) => (b'x', 0, process.clone()),
+        Message::Attach => (b'a', 0, String::new()),
+        Message::Attached => (b'A', 0, String::new()),
         Message::Running => (b'r', 0, String::new()),
         Message::Stopped => (b'z', 0, String::new()),
         Message::Warning(w) => (b'w', 0, w.clone()),
@@ -196,6 +202,8 @@ fn decode(packet: &[u8]) -> Option<Message> {
         b'L' => Message::NeedLimits,
         b'l' => Message::Limited,
         b'x' => Message::Exec(text.into_owned()),
+        b'a' => Message::Attach,
+        b'A' => Message::Attached,
         b'r' => Message::Running,
         b'z' => Message::Stopped,
         b'w' => Message::Warning(text.into_owned()),
@@ -225,6 +233,8 @@ mod tests {
             Message::Terminal,
             Message::Exec("{}".into()),
             Message::Running,
+            Message::Attach,
+            Message::Attached,
             Message::NeedNetwork,
             Message::Connected,
             Message::Chown,

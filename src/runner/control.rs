@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::poll::PollTimeout;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect, getsockopt, listen, socket, sockopt,
@@ -87,7 +88,7 @@ impl AsFd for Control {
     }
 }
 
-fn ask(dir: &Path, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
+pub(super) fn ask(dir: &Path, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
     let fail = |e: Errno| Error::new("the container's monitor", e).hinted("it is about to start or to end: try again");
     let (_dir, address) = address(dir).map_err(fail)?;
     let socket = new_socket().map_err(fail)?;
@@ -129,20 +130,57 @@ pub fn exec(dir: &Path, process: &Process, wait: bool) -> Result<i32, Error> {
     }
     ask(dir, &message, &fds)?;
     drop(theirs);
-    talk(&ours, process, wait)
+    let talked = Talk {
+        stdin: process.stdin && wait,
+        detach_keys: &process.detach_keys,
+        wait,
+        prints: None,
+        attached: None,
+        follow: None,
+    };
+    talk(&ours, talked)
 }
 
-/// The caller's side of a process started by [`exec`].
-fn talk(channel: &Channel, process: &Process, wait: bool) -> Result<i32, Error> {
+/// What the caller's side of a process has to know.
+pub(super) struct Talk<'a> {
+    /// Standard input is passed on.
+    pub(super) stdin: bool,
+    /// Leave it, from the caller's terminal.
+    pub(super) detach_keys: &'a [u8],
+    /// Until its end, not only until it runs.
+    pub(super) wait: bool,
+    /// What its terminal prints, where others read from that.
+    pub(super) prints: Option<OwnedFd>,
+    /// The container whose command gets the signals that would end us.
+    pub(super) attached: Option<&'a Path>,
+    /// Prints what is kept elsewhere.
+    pub(super) follow: Option<&'a mut dyn FnMut() -> std::io::Result<()>>,
+}
+
+/// How often it is looked for what is kept elsewhere, milliseconds.
+const GLANCE: u8 = 30;
+
+/// The caller's side of a process started by [`exec`], or come back to.
+pub(super) fn talk(channel: &Channel, mut how: Talk<'_>) -> Result<i32, Error> {
     let signals = Signals::block().map_err(|e| Error::new("signalfd", e))?;
     let mut relay: Option<Relay> = None;
     let mut outcome = None;
     while outcome.is_none() {
-        let ready = poll_all(&signals, Some(channel), relay.as_ref(), None).map_err(|e| Error::new("poll", e))?;
+        let patience = if how.follow.is_some() { PollTimeout::from(GLANCE) } else { PollTimeout::NONE };
+        let ready =
+            poll_all(&signals, Some(channel), relay.as_ref(), None, patience).map_err(|e| Error::call("poll", e))?;
+        if let Some(follow) = &mut how.follow {
+            follow().map_err(|e| Error::call("log", e))?;
+        }
         while let Some(signal) = signals.next().map_err(|e| Error::new("signalfd", e))? {
             match (signal, &relay) {
                 (Signal::SIGWINCH, Some(relay)) => relay.resize().map_err(|e| Error::new("window size", e))?,
-                // As docker's: the process inside is not ours to signal.
+                (Signal::SIGINT | Signal::SIGTERM | Signal::SIGQUIT | Signal::SIGUSR1 | Signal::SIGUSR2, _)
+                    if let Some(dir) = how.attached =>
+                {
+                    self::signal(dir, signal)?;
+                }
+                // As docker's: the process inside is not ours to signal. Nor does it end with our terminal.
                 (Signal::SIGINT | Signal::SIGTERM | Signal::SIGHUP | Signal::SIGQUIT, _) => {
                     outcome = Some(Ok(128 + signal as i32));
                 }
@@ -169,16 +207,23 @@ fn talk(channel: &Channel, process: &Process, wait: bool) -> Result<i32, Error> 
             Message::Terminal => {
                 let master = received.fds.into_iter().next();
                 let master = master.ok_or_else(|| Error::new("new terminal", "did not come along"))?;
-                relay = Some(
-                    Relay::new(master, process.stdin && wait, &process.detach_keys)
-                        .map_err(|e| Error::new("terminal", e))?,
-                );
+                let made = Relay::new(master, how.stdin, how.detach_keys);
+                relay = Some(made.map_err(|e| Error::new("terminal", e))?);
             }
-            Message::Running if !wait => outcome = Some(Ok(0)),
+            Message::Attached => {
+                if let Some(to) = received.fds.into_iter().next() {
+                    let made = Relay::back(to, how.prints.take(), how.stdin, how.detach_keys);
+                    relay = Some(made.map_err(|e| Error::new("terminal", e))?);
+                }
+            }
+            Message::Running if !how.wait => outcome = Some(Ok(0)),
             Message::Failed(e) => outcome = Some(Err(e)),
             Message::Ended(code) => outcome = Some(Ok(i32::from(code))),
             _ => {}
         }
+    }
+    if let Some(follow) = &mut how.follow {
+        follow().map_err(|e| Error::call("log", e))?;
     }
     if let Some(relay) = relay {
         relay.end().map_err(|e| Error::new("terminal", e))?;

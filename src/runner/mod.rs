@@ -14,6 +14,7 @@
 //!
 //! This floor knows nothing of FUSE or of the union: what the new root is, a [`Root`] says.
 
+mod attach;
 mod cgroup;
 mod channel;
 mod control;
@@ -37,6 +38,7 @@ mod terminal;
 mod users;
 mod volume;
 
+pub use attach::{Attach, attach};
 pub use cgroup::{Cgroup, Resources, Swap, limits_of};
 pub use control::{Control, exec, signal};
 pub use enter::enter_user_namespace;

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 use rustix::fs::Mode;
 use rustix::process::umask;
 
+use super::attach::Attachments;
 use super::channel::{self, Channel, Message, Received};
 use super::error::RUNNER_FAILED;
 use super::network::{self, Connection};
@@ -51,6 +52,8 @@ pub struct Attended<'a> {
     pub control: Option<Control>,
     /// The group that its limits hold for.
     pub cgroup: Option<Cgroup>,
+    /// It has no terminal of the caller's, who is gone: its input is whoever comes back to it.
+    pub apart: bool,
     /// Called in the end with how many processes the limit of memory has ended, if it has.
     pub out_of_memory: Option<Box<dyn FnOnce(u64) + 'a>>,
     /// What processes that are our own do.
@@ -93,6 +96,8 @@ fn run_once(spec: &Spec, root: &mut dyn Root, attended: &mut Attended<'_>) -> Re
     // What is buffered must not be written once by each process.
     std::io::stdout().flush().map_err(|e| Error::new("standard output", e))?;
     set_default(Signal::SIGCHLD).map_err(|e| Error::new("sigaction SIGCHLD", e))?;
+    let mut attached =
+        Attachments::new(spec, attended.apart).map_err(|e| Error::call("standard input and attachments", e))?;
     let terminal = if spec.process.terminal { Terminal::Own } else { Terminal::of_caller() };
     let (ours, theirs) = channel::pair().map_err(|e| Error::call("socketpair", e))?;
     let signals = Signals::block().map_err(|e| Error::call("signalfd", e))?;
@@ -102,14 +107,15 @@ fn run_once(spec: &Spec, root: &mut dyn Root, attended: &mut Attended<'_>) -> Re
     });
     let result = match forked {
         Ok(Fork::Child) => {
-            drop(ours);
+            drop((ours, attached));
             let origin = Origin { mask: signals.before(), umask: umask_for(spec), terminal, own: attended.own };
             end_with(|| supervisor::live(spec, &plan, root, &theirs, &origin))
         }
         Ok(Fork::Parent(supervisor)) => {
             drop(theirs);
             let mut loan = Loan::new(terminal);
-            let ended = watch(spec, supervisor, &ours, &signals, &mut loan, attended);
+            let ended = watch(spec, supervisor, &ours, &signals, &mut loan, attended, &mut attached);
+            attached.end(&ended);
             loan.end().map_err(|e| Error::new("tcsetpgrp", e)).and(ended)
         }
         Err(e) => Err(e),
@@ -141,6 +147,7 @@ fn watch(
     signals: &Signals,
     loan: &mut Loan,
     attended: &mut Attended<'_>,
+    attached: &mut Attachments,
 ) -> Result<i32, Error> {
     let mut outcome = None;
     let mut failure = None;
@@ -153,9 +160,14 @@ fn watch(
     // Until then who asks waits: an order that comes between those of the start would be taken for one.
     let mut started = false;
     loop {
-        let Ready { message, relayed, input, asked } =
-            poll_all(signals, Some(channel), relay.as_ref(), attended.control.as_ref().filter(|_| started))
-                .map_err(|e| Error::new("poll", e))?;
+        let Ready { message, relayed, input, asked } = poll_all(
+            signals,
+            Some(channel),
+            relay.as_ref(),
+            attended.control.as_ref().filter(|_| started),
+            PollTimeout::NONE,
+        )
+        .map_err(|e| Error::new("poll", e))?;
         while let Some(signal) = signals.next().map_err(|e| Error::new("signalfd", e))? {
             if let (Signal::SIGWINCH, Some(relay)) = (signal, &relay) {
                 relay.resize().map_err(|e| Error::new("window size", e))?;
@@ -184,10 +196,17 @@ fn watch(
         }
         if let Some(control) = attended.control.as_ref().filter(|_| asked)
             && let Some(request) = control.accept().map_err(|e| Error::new("accept", e))?
-            && matches!(request.message, Message::Signal(_) | Message::Exec(_))
         {
-            let fds: Vec<_> = request.fds.iter().map(AsFd::as_fd).collect();
-            channel.send_with(&request.message, &fds);
+            match request.message {
+                Message::Signal(_) | Message::Exec(_) => {
+                    let fds: Vec<_> = request.fds.iter().map(AsFd::as_fd).collect();
+                    channel.send_with(&request.message, &fds);
+                }
+                Message::Attach => {
+                    attached.add(request.fds, relay.as_mut()).map_err(|e| Error::call("attach", e))?;
+                }
+                _ => {}
+            }
         }
         if !message {
             continue;
@@ -198,7 +217,8 @@ fn watch(
         match message {
             Message::Terminal => {
                 let master = fds.into_iter().next().ok_or_else(|| Error::new("new terminal", "did not come along"))?;
-                let made = Relay::new(master, spec.process.stdin, &spec.process.detach_keys);
+                let input = spec.process.stdin && !attended.apart;
+                let made = Relay::new(master, input, &spec.process.detach_keys);
                 relay = Some(made.map_err(|e| Error::new("terminal", e))?);
             }
             Message::NeedMaps => match spec.mapping.write(supervisor) {
@@ -253,6 +273,8 @@ fn watch(
             | Message::MapsWritten
             | Message::Signal(_)
             | Message::Exec(_)
+            | Message::Attach
+            | Message::Attached
             | Message::Connected
             | Message::Limited
             | Message::Chown => {}
@@ -280,7 +302,7 @@ fn watch(
 pub(super) struct Ready {
     /// A message, or the end of them.
     pub(super) message: bool,
-    /// The command's terminal has something, or takes something.
+    /// The command's terminal or who looks at it has something, or takes something.
     pub(super) relayed: bool,
     /// Standard input has something.
     pub(super) input: bool,
@@ -288,33 +310,32 @@ pub(super) struct Ready {
     pub(super) asked: bool,
 }
 
-/// Waits until there is something to do; signals are simply asked for.
+/// Waits until there is something to do, or so long at most; signals are simply asked for.
 pub(super) fn poll_all(
     signals: &Signals,
     channel: Option<&Channel>,
     relay: Option<&Relay>,
     control: Option<&Control>,
+    patience: PollTimeout,
 ) -> Result<Ready, Errno> {
     let stdin = std::io::stdin();
-    let (read, write, input) = relay.map_or((false, false, false), Relay::wants);
-    let out = if write { PollFlags::POLLOUT } else { PollFlags::empty() };
+    let relayed = relay.map_or(Vec::new(), Relay::wants);
     let sources = [
         Some((signals.as_fd(), PollFlags::POLLIN)),
         channel.map(|c| (c.as_fd(), PollFlags::POLLIN)),
-        relay.filter(|_| read).map(|r| (r.master(), PollFlags::POLLIN | out)),
-        input.then(|| (stdin.as_fd(), PollFlags::POLLIN)),
+        relay.filter(|r| r.wants_input()).map(|_| (stdin.as_fd(), PollFlags::POLLIN)),
         control.map(|c| (c.as_fd(), PollFlags::POLLIN)),
     ];
-    let mut fds: Vec<_> = sources.iter().flatten().map(|(fd, events)| PollFd::new(*fd, *events)).collect();
-    while let Err(e) = poll(&mut fds, PollTimeout::NONE) {
+    let all = sources.iter().flatten().chain(&relayed);
+    let mut fds: Vec<_> = all.map(|(fd, events)| PollFd::new(*fd, *events)).collect();
+    while let Err(e) = poll(&mut fds, patience) {
         if e != Errno::EINTR {
             return Err(e);
         }
     }
     let mut answers = fds.iter().map(|fd| fd.any().unwrap_or(true));
-    let found = sources.map(|source| source.is_some() && answers.next().unwrap_or(false));
-    let [_, message, relayed, input, asked] = found;
-    Ok(Ready { message, relayed, input, asked })
+    let [_, message, input, asked] = sources.map(|source| source.is_some() && answers.next().unwrap_or(false));
+    Ok(Ready { message, relayed: answers.any(|a| a), input, asked })
 }
 
 fn reap(pid: Pid) -> Result<WaitStatus, Errno> {

@@ -4,17 +4,33 @@
 use std::io::{IsTerminal, stdin, stdout};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use nix::poll::PollFlags;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{read, write};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
 
+use super::attach::Watcher;
 use crate::sys::process::{Fork, fork};
+
+/// Where what the command prints is read.
+#[derive(Debug)]
+enum Prints {
+    /// From the master.
+    Master,
+    /// Somebody else reads from that, and sends it on.
+    SentOn(OwnedFd),
+    /// Not here: it has no terminal, and what it is typed into is its standard input.
+    Elsewhere,
+}
 
 /// Between the caller's standard input and output and the command's terminal.
 #[derive(Debug)]
 pub(super) struct Relay {
     master: OwnedFd,
+    prints: Prints,
+    /// Others who look at it.
+    watchers: Vec<Watcher>,
     /// Standard input is passed on, and has not ended.
     input: bool,
     /// Read, and not yet taken by the terminal.
@@ -66,11 +82,38 @@ type Done = Result<(), rustix::io::Errno>;
 impl Relay {
     /// Takes the master; the caller's terminal becomes raw if `input` is passed on from one.
     pub(super) fn new(master: OwnedFd, input: bool, keys: &[u8]) -> Result<Self, rustix::io::Errno> {
+        Self::between(master, Prints::Master, input, keys)
+    }
+
+    /// The same for a command that somebody else holds the terminal of, who sends on what it `prints`; or for one without:
+    /// `to` is its standard input.
+    pub(super) fn back(
+        to: OwnedFd,
+        prints: Option<OwnedFd>,
+        input: bool,
+        keys: &[u8],
+    ) -> Result<Self, rustix::io::Errno> {
+        if let Some(prints) = &prints {
+            rustix::io::ioctl_fionbio(prints, true)?;
+        }
+        Self::between(to, prints.map_or(Prints::Elsewhere, Prints::SentOn), input, keys)
+    }
+
+    fn between(master: OwnedFd, prints: Prints, input: bool, keys: &[u8]) -> Result<Self, rustix::io::Errno> {
         // A command that does not read must not keep what it prints from being seen.
         rustix::io::ioctl_fionbio(&master, true)?;
-        let mut relay = Self { master, input, pending: Vec::new(), over: false, before: None, keys: Keys::default() };
+        let mut relay = Self {
+            master,
+            prints,
+            watchers: Vec::new(),
+            input,
+            pending: Vec::new(),
+            over: false,
+            before: None,
+            keys: Keys::default(),
+        };
         relay.resize()?;
-        if input && stdin().is_terminal() {
+        if input && !matches!(relay.prints, Prints::Elsewhere) && stdin().is_terminal() {
             let before = tcgetattr(stdin())?;
             let mut raw = before.clone();
             raw.make_raw();
@@ -84,15 +127,41 @@ impl Relay {
     /// The window of the caller's has another size.
     pub(super) fn resize(&self) -> Done {
         match tcgetwinsize(stdout()).or_else(|_| tcgetwinsize(stdin())) {
-            Ok(size) => tcsetwinsize(&self.master, size),
+            Ok(size) if !matches!(self.prints, Prints::Elsewhere) => tcsetwinsize(&self.master, size),
             // Neither is a terminal.
-            Err(_) => Ok(()),
+            _ => Ok(()),
         }
     }
 
-    /// What to wait for: the terminal to be read, the terminal to be written, standard input.
-    pub(super) fn wants(&self) -> (bool, bool, bool) {
-        (!self.over, !self.over && !self.pending.is_empty(), self.input && !self.over && self.pending.is_empty())
+    /// Who looks at it from now on, too.
+    pub(super) fn show_to(&mut self, watcher: Watcher) {
+        self.watchers.push(watcher);
+    }
+
+    /// What to wait for beside standard input: the terminal to be read or written, those who look to have read.
+    pub(super) fn wants(&self) -> Vec<(BorrowedFd<'_>, PollFlags)> {
+        let mut wants: Vec<_> = self.watchers.iter().filter_map(Watcher::wants).collect();
+        if self.over {
+            return wants;
+        }
+        let write = if self.pending.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+        let read = if self.is_held_up() { PollFlags::empty() } else { PollFlags::POLLIN };
+        match &self.prints {
+            Prints::Master => wants.push((self.master.as_fd(), read | write)),
+            Prints::SentOn(prints) => wants.extend([(prints.as_fd(), read), (self.master.as_fd(), write)]),
+            Prints::Elsewhere => wants.push((self.master.as_fd(), write)),
+        }
+        wants.retain(|(_, events)| !events.is_empty());
+        wants
+    }
+
+    /// Standard input is waited for.
+    pub(super) fn wants_input(&self) -> bool {
+        self.input && !self.over && self.pending.is_empty()
+    }
+
+    fn is_held_up(&self) -> bool {
+        self.watchers.iter().any(Watcher::is_full)
     }
 
     pub(super) fn master(&self) -> BorrowedFd<'_> {
@@ -106,7 +175,8 @@ impl Relay {
             match read(stdin(), &mut buf) {
                 Ok(0) => {
                     self.input = false;
-                    if self.before.is_none() {
+                    // Others may still type into what is not ours.
+                    if self.before.is_none() && matches!(self.prints, Prints::Master) {
                         // The end of a file is the key that says so, at the beginning of a line.
                         self.pending.push(END_OF_FILE);
                     }
@@ -129,9 +199,18 @@ impl Relay {
 
     fn print(&mut self) -> Done {
         let mut buf = [0; 16 * 1024];
-        while !self.over {
-            match read(&self.master, &mut buf) {
-                Ok(n) if n > 0 => write_all(&buf[..n])?,
+        self.watchers.retain_mut(|w| w.show(&[]));
+        while !self.over && !self.is_held_up() {
+            let from = match &self.prints {
+                Prints::Master => &self.master,
+                Prints::SentOn(prints) => prints,
+                Prints::Elsewhere => return Ok(()),
+            };
+            match read(from, &mut buf) {
+                Ok(n) if n > 0 => {
+                    self.watchers.retain_mut(|w| w.show(&buf[..n]));
+                    write_all(&buf[..n])?;
+                }
                 Err(rustix::io::Errno::INTR) => {}
                 Err(rustix::io::Errno::AGAIN) => break,
                 // EIO: nobody has the other end open any more.
@@ -156,6 +235,10 @@ impl Relay {
     pub(super) fn leave(&mut self) -> Result<bool, rustix::io::Errno> {
         self.print()?;
         self.restore()?;
+        if !matches!(self.prints, Prints::Master) {
+            // It is held by somebody else.
+            return Ok(true);
+        }
         self.input = false;
         self.stay();
         let (gone, going) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -176,6 +259,7 @@ impl Relay {
     /// Everything is over: prints what is left, and gives the caller's terminal back as it was.
     pub(super) fn end(mut self) -> Done {
         let printed = self.print();
+        self.watchers.drain(..).for_each(Watcher::end);
         self.restore().and(printed)
     }
 

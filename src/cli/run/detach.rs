@@ -62,7 +62,7 @@ fn monitor(store: &Store, container: &Container, running: Running, args: &Args, 
             store,
             container,
             args,
-            Attended { control, cgroup, running: Some(tell_running), ..Attended::default() },
+            Attended { control, cgroup, apart: true, running: Some(tell_running), ..Attended::default() },
             Some(recorder),
         )
     });

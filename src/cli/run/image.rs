@@ -263,7 +263,7 @@ pub(in crate::cli) fn start_again(store: &Store, name: &str, attach: Option<bool
 }
 
 /// The arguments a container was made with, without the image.
-fn recorded(container: &Container) -> Result<Args, Error> {
+pub(in crate::cli) fn recorded(container: &Container) -> Result<Args, Error> {
     let fail = |why: String| Error::new(format!("record of container {}: {why}", container.record.name));
     let words = container.record.process.options.get("argv").cloned().unwrap_or_default();
     let words: Vec<String> = serde_json::from_value(words).map_err(|e| fail(e.to_string()))?;

@@ -2,8 +2,9 @@
 //! A file holds about 10 MiB; then it becomes the one before, and what that held is gone.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
 
@@ -29,12 +30,82 @@ pub(in crate::cli) struct Line {
 }
 
 /// The file being written, and the one before.
-pub(in crate::cli) fn files(dir: &Path) -> [PathBuf; 2] {
+fn files(dir: &Path) -> [PathBuf; 2] {
     [dir.join("log.1.json"), dir.join("log.json")]
 }
 
+/// Reads what is recorded as it comes.
+#[derive(Debug)]
+pub(in crate::cli) struct Follow {
+    path: PathBuf,
+    file: Option<BufReader<File>>,
+    rest: Vec<u8>,
+}
+
+impl Follow {
+    /// From the beginning of the present file on.
+    pub(in crate::cli) fn new(dir: &Path) -> std::io::Result<Self> {
+        let [_, path] = files(dir);
+        Ok(Self { file: open(&path)?, path, rest: Vec::new() })
+    }
+
+    /// From now on.
+    pub(in crate::cli) fn from_here(dir: &Path) -> std::io::Result<Self> {
+        let mut follow = Self::new(dir)?;
+        if let Some(file) = &mut follow.file {
+            file.seek(SeekFrom::End(0))?;
+        }
+        Ok(follow)
+    }
+
+    /// What came since the last time.
+    pub(in crate::cli) fn lines(&mut self) -> std::io::Result<Vec<Line>> {
+        let mut lines = Vec::new();
+        loop {
+            if let Some(file) = &mut self.file {
+                lines.extend(read_lines(file, &mut self.rest)?);
+            }
+            let Some(next) = open(&self.path)? else { return Ok(lines) };
+            if let Some(file) = &self.file
+                && file.get_ref().metadata()?.ino() == next.get_ref().metadata()?.ino()
+            {
+                return Ok(lines);
+            }
+            // Another one by now.
+            self.file = Some(next);
+            self.rest.clear();
+        }
+    }
+}
+
+/// What was recorded before the present file.
+pub(in crate::cli) fn before(dir: &Path) -> std::io::Result<Vec<Line>> {
+    open(&files(dir)[0])?.map_or(Ok(Vec::new()), |mut file| read_lines(&mut file, &mut Vec::new()))
+}
+
+fn open(path: &Path) -> std::io::Result<Option<BufReader<File>>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(BufReader::new(file))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// Output to output, errors to errors.
+pub(in crate::cli) fn show(lines: &[Line], timestamps: bool) -> std::io::Result<()> {
+    let (mut out, mut err) = (std::io::stdout().lock(), std::io::stderr().lock());
+    for line in lines {
+        let to: &mut dyn Write = if line.stream == "stderr" { &mut err } else { &mut out };
+        if timestamps {
+            write!(to, "{} ", line.time)?;
+        }
+        to.write_all(line.log.as_bytes())?;
+    }
+    out.flush()
+}
+
 /// Reads the lines of an open file on from where it stands. What is not whole yet is left for the next time.
-pub(in crate::cli) fn read_lines(file: &mut BufReader<File>, rest: &mut Vec<u8>) -> std::io::Result<Vec<Line>> {
+fn read_lines(file: &mut BufReader<File>, rest: &mut Vec<u8>) -> std::io::Result<Vec<Line>> {
     let mut lines = Vec::new();
     while file.read_until(b'\n', rest)? > 0 && rest.last() == Some(&b'\n') {
         // After a crash of the machine a line may be nonsense: it is left out.

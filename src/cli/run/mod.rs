@@ -17,8 +17,8 @@ use std::process::ExitCode;
 
 use args::{Caller, Defaults};
 pub(super) use args::{RunArgs, RunArgs as Args};
-pub(super) use image::{create, extra_process, own_process, start_again};
-pub(super) use process::ProcessArgs;
+pub(super) use image::{create, extra_process, own_process, recorded, start_again};
+pub(super) use process::{DETACH_KEYS, ProcessArgs, keys};
 use view::View;
 
 use super::error::Error;

@@ -23,7 +23,7 @@ pub(in crate::cli) struct ProcessArgs {
     pub(in crate::cli) tty: bool,
 
     /// Keys that leave it to itself, with -it; an empty word: none do
-    #[arg(long, value_name = "KEYS", default_value = "ctrl-p,ctrl-q", help_heading = "Process")]
+    #[arg(long, value_name = "KEYS", default_value = DETACH_KEYS, help_heading = "Process")]
     pub(in crate::cli) detach_keys: String,
 
     /// Set a variable; without a value, take it over from here
@@ -72,20 +72,8 @@ impl ProcessArgs {
         self.ulimit.iter().map(|text| limit(text)).collect()
     }
 
-    /// As bytes of a terminal.
     pub(super) fn detach_keys(&self) -> Result<Vec<u8>, ArgError> {
-        let key = |word: &str| match (word.strip_prefix("ctrl-").map(str::as_bytes), word.as_bytes()) {
-            (Some([letter @ (b'a'..=b'z' | b'A'..=b'Z' | b'@' | b'['..=b'_')]), _) => {
-                Ok(letter.to_ascii_uppercase() & 0x1f)
-            }
-            (None, [byte @ 0x21..=0x7e]) => Ok(*byte),
-            _ => Err(ArgError::value("detach-keys", &self.detach_keys, format!("{word:?} is no key"))
-                .hint("letters and ctrl-LETTER, with commas between: ctrl-p,ctrl-q")),
-        };
-        if self.detach_keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        self.detach_keys.split(',').map(key).collect()
+        keys(&self.detach_keys)
     }
 
     pub(super) fn workdir(&self) -> Result<Option<PathBuf>, ArgError> {
@@ -96,6 +84,25 @@ impl ProcessArgs {
             dir => Ok(dir.clone()),
         }
     }
+}
+
+/// The value of `--detach-keys` unless somebody says otherwise.
+pub(in crate::cli) const DETACH_KEYS: &str = "ctrl-p,ctrl-q";
+
+/// Keys, as bytes of a terminal.
+pub(in crate::cli) fn keys(text: &str) -> Result<Vec<u8>, ArgError> {
+    let key = |word: &str| match (word.strip_prefix("ctrl-").map(str::as_bytes), word.as_bytes()) {
+        (Some([letter @ (b'a'..=b'z' | b'A'..=b'Z' | b'@' | b'['..=b'_')]), _) => {
+            Ok(letter.to_ascii_uppercase() & 0x1f)
+        }
+        (None, [byte @ 0x21..=0x7e]) => Ok(*byte),
+        _ => Err(ArgError::value("detach-keys", text, format!("{word:?} is no key"))
+            .hint("letters and ctrl-LETTER, with commas between: ctrl-p,ctrl-q")),
+    };
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    text.split(',').map(key).collect()
 }
 
 fn variable(flag: &'static str, word: &OsStr, caller: &Caller) -> Result<Option<Variable>, ArgError> {
