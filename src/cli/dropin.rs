@@ -80,6 +80,7 @@ pub(super) fn run(args: &[OsString]) -> Result<ExitCode, Error> {
     let mut settings = Settings { patience: PATIENCE, plain, ..Settings::default() };
     // Engines that commit walk the parent's view, and ask for attributes of everything in it.
     settings.tuning.wishes.absent_xattrs = Wish::On;
+    settings.tuning.wishes.beside = Wish::Auto;
     for words in &args.options {
         settings.take(words)?;
     }

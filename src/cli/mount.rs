@@ -1,5 +1,6 @@
 //! `onlay mount`.
 
+mod beside;
 mod image;
 mod watcher;
 
@@ -16,7 +17,7 @@ use super::layers::{Given, Opened, prefix_without_upper};
 use super::limits::raise_open_files;
 use super::options::Settings;
 use super::store::StoreArgs;
-use crate::fuse::{Mount, Mountpoint, Session};
+use crate::fuse::{Mount, Mountpoint, Session, Tuning, show_beside};
 use crate::overlay::{Config, Overlay, build_index};
 use crate::vocab::dialect::STORED_STAT;
 
@@ -89,10 +90,18 @@ pub(super) fn run(args: Args, store: &StoreArgs) -> Result<ExitCode, Error> {
 
 /// Mounts and serves; returns when it can be used, or in the foreground when it is over.
 pub(super) fn mount(settings: &Settings, mountpoint: &Path, foreground: bool) -> Result<ExitCode, Error> {
+    // Before a fork: it is about who called us.
+    let beside = beside::token(settings);
+    if let Some(token) = beside.as_ref().filter(|_| settings.given.upper.is_none() && !foreground)
+        && show_beside(token, mountpoint)
+    {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let tuning = Tuning { beside, ..settings.tuning.clone() };
     if foreground {
-        serve(settings, mountpoint, None)
+        serve(settings, &tuning, mountpoint, None)
     } else {
-        in_background(|ready| serve(settings, mountpoint, Some(ready)))
+        in_background(|ready| serve(settings, &tuning, mountpoint, Some(ready)))
     }
 }
 
@@ -104,7 +113,7 @@ fn build(settings: &Settings, index: &Path) -> Result<(), Error> {
     build_index(layers.lowers, prefix, settings.aufs, index).map_err(|e| settings.given.explain(e))
 }
 
-fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result<ExitCode, Error> {
+fn serve(settings: &Settings, tuning: &Tuning, mountpoint: &Path, ready: Option<Ready>) -> Result<ExitCode, Error> {
     if settings.given.lowers.is_empty() && settings.given.upper.is_none() {
         return Err(Error::new(format!("no layer to show on {}", mountpoint.display()))
             .hint("name the layers with --lower DIR, the top one first"));
@@ -135,7 +144,7 @@ fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result
         open_files: raise_open_files(),
         volatile: settings.volatile,
         index: settings.index.clone(),
-        live_lowers: settings.tuning.ttl != crate::fuse::Tuning::default().ttl,
+        live_lowers: tuning.ttl != Tuning::default().ttl,
         ..Config::default()
     };
 
@@ -158,7 +167,7 @@ fn serve(settings: &Settings, mountpoint: &Path, ready: Option<Ready>) -> Result
     if let Some(why) = overlay.plain() {
         settings.given.say_plain(why);
     }
-    let session = Session::new(mount, overlay.clone(), &settings.tuning)?;
+    let session = Session::new(mount, overlay.clone(), tuning)?;
     if settings.verbose {
         for chosen in session.mechanisms() {
             note(chosen);

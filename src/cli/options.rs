@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::error::Error;
 use super::layers::Given;
-use crate::fuse::{Attrs, Options, Readahead, Transport, Tuning, Wish};
+use crate::fuse::{Attrs, Options, Readahead, Transport, Tuning, Wish, Wishes};
 use crate::runner::Mapping;
 use crate::vocab::dialect::{PRIVILEGED_STORED_STAT, Prefix, STORED_STAT};
 use crate::vocab::ids::{IdMap, IdMaps};
@@ -67,7 +67,7 @@ impl Default for Settings {
         Self {
             given: Given::default(),
             mount: Options::default(),
-            tuning: Tuning::default(),
+            tuning: Tuning { wishes: Wishes { beside: Wish::Off, ..Wishes::default() }, ..Tuning::default() },
             prefix: None,
             index: None,
             volatile: false,
@@ -133,6 +133,7 @@ impl Settings {
             "image_index" => self.index = Some(PathBuf::from(OsStr::from_bytes(needed()?))),
             "negative_entries" => self.tuning.wishes.negative_entries = wish(name, value)?,
             "absent_xattrs" => self.tuning.wishes.absent_xattrs = wish(name, value)?,
+            "beside" => self.tuning.wishes.beside = wish(name, value)?,
             "no_open" => self.tuning.wishes.no_open = wish(name, value)?,
             "dir_cache" => self.tuning.wishes.dir_cache = wish(name, value)?,
             "killpriv" => self.tuning.wishes.killpriv = wish(name, value)?,

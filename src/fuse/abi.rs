@@ -235,7 +235,7 @@ impl<'a> Out<'a> {
     /// `struct fuse_attr`.
     fn attr(&mut self, attr: &Attr) -> Result<()> {
         let st = &attr.stat;
-        for n in [attr.ino, st.size, st.blocks, st.atime.sec as u64, st.mtime.sec as u64, st.ctime.sec as u64] {
+        for n in [st.ino, st.size, st.blocks, st.atime.sec as u64, st.mtime.sec as u64, st.ctime.sec as u64] {
             self.u64(n)?;
         }
         let mode = st.kind.mode_bits() | st.mode & 0o7777;
@@ -270,7 +270,7 @@ impl<'a> Out<'a> {
         }
         self.u16((st.kind.mode_bits() | st.mode & 0o7777) as u16)?;
         self.u16(0)?;
-        for n in [attr.ino, st.size, st.blocks, 0] {
+        for n in [st.ino, st.size, st.blocks, 0] {
             self.u64(n)?;
         }
         for t in [st.atime, born.unwrap_or_default(), st.ctime, st.mtime] {
@@ -327,7 +327,7 @@ impl<'a> Out<'a> {
             return Ok(true);
         }
         self.entry_out(attr, ttl)?;
-        let full = self.dirent(limit, attr.ino, cookie, attr.stat.kind, name)?;
+        let full = self.dirent(limit, attr.stat.ino, cookie, attr.stat.kind, name)?;
         if full {
             self.len = before;
         }

@@ -44,6 +44,8 @@ pub struct Wishes {
     pub negative_entries: Wish,
     /// The kernel asks for no extended attribute once nothing in a read-only view was seen to have one.
     pub absent_xattrs: Wish,
+    /// The view of a parent image is on the same device as that of the step that is compared with it.
+    pub beside: Wish,
     /// The kernel opens files without asking.
     pub no_open: Wish,
     /// The kernel opens directories without asking, and keeps their content.

@@ -7,6 +7,7 @@
 
 mod abi;
 mod bare;
+mod beside;
 mod busy;
 mod by_fuser;
 mod capability;
@@ -27,6 +28,7 @@ mod straight;
 mod transport;
 mod wire;
 
+pub use beside::show_beside;
 pub use error::Error;
 pub use mechanisms::{Chosen, Readahead, Wish, Wishes};
 pub use mount::{Mount, Mountpoint, Options};

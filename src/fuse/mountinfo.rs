@@ -6,21 +6,37 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+/// One mount.
+#[derive(Debug)]
+pub(super) struct Mounted {
+    /// What of its file system is shown.
+    pub(super) root: PathBuf,
+    /// Where.
+    pub(super) path: PathBuf,
+    pub(super) kind: String,
+}
+
+/// All mounts, the newest last.
+///
+/// # Errors
+/// `/proc` can't be read.
+pub(super) fn mounted() -> io::Result<Vec<Mounted>> {
+    let table = std::fs::read("/proc/self/mountinfo")?;
+    let parse = |line: &[u8]| {
+        let mut words = line.split(|&b| b == b' ');
+        let (root, path) = (unescape(words.nth(3)?), unescape(words.next()?));
+        let kind = String::from_utf8_lossy(words.skip_while(|w| *w != b"-").nth(1)?).into_owned();
+        Some(Mounted { root, path, kind })
+    };
+    Ok(table.split(|&b| b == b'\n').filter_map(parse).collect())
+}
+
 /// The type of the topmost mount on `path`, an absolute name without links; `None` where nothing is mounted.
 ///
 /// # Errors
 /// `/proc` can't be read.
 pub fn type_on(path: &Path) -> io::Result<Option<String>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    let mut found = None;
-    for line in table.split(|&b| b == b'\n') {
-        let mut words = line.split(|&b| b == b' ');
-        if words.nth(4).is_some_and(|at| unescape(at) == path) {
-            let kind = words.skip_while(|w| *w != b"-").nth(1).unwrap_or_default();
-            found = Some(String::from_utf8_lossy(kind).into_owned());
-        }
-    }
-    Ok(found)
+    Ok(mounted()?.into_iter().rev().find(|m| m.path == path).map(|m| m.kind))
 }
 
 /// Whether the ids of what is open are mapped by its mount (mount_setattr(2), `MOUNT_ATTR_IDMAP`).

@@ -5,6 +5,8 @@
 //! per open), access (the kernel checks permissions), poll, bmap, and the locks of fcntl(2) and flock(2), which are local
 //! to the mount as to any local file system.
 
+mod xattr;
+
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,13 +16,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::bare::Bare;
+use super::beside::Beside;
 use super::mechanisms::{Chosen, Wish, Wishes, why};
 use super::straight::Straight;
-use super::{Attrs, PID_ATTR, SYNC_ATTR, Tuning, capability};
+use super::{Attrs, Tuning, capability};
 use crate::layer::File;
-use crate::overlay::{Attr, Caller, Overlay, ROOT, SetAttr};
+use crate::overlay::{self, Attr, Caller, Overlay, ROOT, SetAttr};
 use crate::vocab::set_id;
 use crate::vocab::{Errno, Kind, Result, Space, Stat, Timestamp};
+
+pub(super) use xattr::Sized;
 
 /// `FS_IOC_GETFLAGS` of ioctl_iflags(2), whose argument is an `int` whatever its number says.
 const FS_IOC_GETFLAGS: u32 = 0x8008_6601;
@@ -67,13 +72,6 @@ const WANTED: u64 = feature::ASYNC_READ
     | feature::WRITEBACK_CACHE
     | feature::ASYNC_DIO;
 
-/// An attribute's value, or its size for who asked for that (getxattr(2) with size 0).
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Sized {
-    Size(u32),
-    Value(Vec<u8>),
-}
-
 /// One name of a listing with all that is known of its inode.
 #[derive(Debug)]
 pub(super) struct Plus<'a> {
@@ -96,6 +94,9 @@ pub(super) struct Ops {
     /// Inodes whose attributes may change without anybody being told.
     unstable: Mutex<HashSet<u64>>,
     bare: Arc<Bare>,
+    beside: Beside,
+    /// In a view beside another: that one.
+    main: Option<Arc<Overlay>>,
     /// Of a transport that has no such thing itself.
     opens: OnceLock<Straight>,
 }
@@ -111,6 +112,8 @@ impl Ops {
         Self {
             bare,
             overlay,
+            beside: Beside::new(tuning),
+            main: None,
             ttl: tuning.ttl,
             attrs: tuning.attrs,
             static_nlink: tuning.static_nlink,
@@ -235,28 +238,45 @@ impl Ops {
         }
     }
 
+    /// The view that an inode belongs to, if that is not this one but one beside it.
+    pub(super) fn beside(&self, ino: u64) -> Option<Arc<Self>> {
+        self.beside.of(ino)
+    }
+
     /// What the kernel is told of an inode.
-    fn told(&self, mut attr: Attr) -> Attr {
+    fn told(&self, mut attr: Attr) -> Result<Attr> {
+        if let Some(main) = &self.main {
+            attr.stat.ino = main.number_of(&self.overlay, attr.ino)?.unwrap_or(attr.ino);
+        }
+        Ok(self.linked(attr))
+    }
+
+    fn linked(&self, mut attr: Attr) -> Attr {
         if self.static_nlink && attr.stat.kind == Kind::Dir {
             attr.stat.nlink = 1;
         }
         attr
     }
 
-    fn allowed(&self, name: &[u8]) -> Result<()> {
-        if self.attrs.allow(name) { Ok(()) } else { Err(Errno::OPNOTSUPP) }
-    }
-
     /// `None` for a name that is not there, to be remembered as long as any other.
     pub(super) fn lookup(&self, parent: u64, name: &[u8]) -> Result<Option<Attr>> {
         match self.overlay.lookup(parent, name) {
-            Ok(attr) => Ok(Some(self.told(attr))),
+            Ok(attr) => self.told(attr).map(Some),
+            Err(Errno::NOENT)
+                if parent == ROOT
+                    && let Some(other) = self.beside.found(name) =>
+            {
+                other.overlay.getattr(other.overlay.root()).map(Some)
+            }
             Err(Errno::NOENT) if self.keeps_absent() => Ok(None),
             Err(e) => Err(e),
         }
     }
 
     pub(super) fn forget(&self, ino: u64, count: u64) {
+        if let Some(other) = self.beside(ino) {
+            return other.forget(ino, count);
+        }
         if !self.overlay.forget(ino, count) {
             self.unstable.lock().remove(&ino);
         }
@@ -264,6 +284,10 @@ impl Ops {
 
     /// How long the kernel may trust what it is told of an inode.
     pub(super) fn ttl(&self, ino: u64) -> Duration {
+        // The name of a view beside this one is good for once.
+        if self.main.is_none() && overlay::beside(ino).is_some() {
+            return Duration::ZERO;
+        }
         let unstable = self.passes_through() && self.unstable.lock().contains(&ino);
         if unstable { Duration::ZERO } else { self.ttl }
     }
@@ -297,7 +321,7 @@ impl Ops {
     }
 
     pub(super) fn getattr(&self, ino: u64) -> Result<Attr> {
-        self.overlay.getattr(ino).map(|a| self.told(a))
+        self.overlay.getattr(ino).and_then(|a| self.told(a))
     }
 
     /// The same, and when it was born; `ENOSYS` where that is not to be told, and the kernel never asks again.
@@ -323,11 +347,11 @@ impl Ops {
             match left {
                 Some(_) if !nothing && may_keep() => {}
                 Some(mode) => set.mode = Some(mode),
-                None if nothing => return Ok(self.told(now)),
+                None if nothing => return self.told(now),
                 None => {}
             }
         }
-        self.overlay.setattr(ino, &set).map(|a| self.told(a))
+        self.overlay.setattr(ino, &set).and_then(|a| self.told(a))
     }
 
     pub(super) fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
@@ -337,16 +361,16 @@ impl Ops {
     /// `mode` with its type bits, `rdev` as makedev(3) encodes it.
     pub(super) fn mknod(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32, rdev: u64) -> Result<Attr> {
         let kind = Kind::of_mode(mode).ok_or(Errno::INVAL)?;
-        self.overlay.mknod(caller, parent, name, kind, mode & 0o7777, rdev).map(|a| self.told(a))
+        self.overlay.mknod(caller, parent, name, kind, mode & 0o7777, rdev).map(|a| self.linked(a))
     }
 
     /// A file without a name, for `O_TMPFILE`.
     pub(super) fn tmpfile(&self, caller: &Caller, dir: u64, mode: u32) -> Result<Attr> {
-        self.overlay.tmpfile(caller, dir, mode & 0o7777).map(|a| self.told(a))
+        self.overlay.tmpfile(caller, dir, mode & 0o7777).map(|a| self.linked(a))
     }
 
     pub(super) fn mkdir(&self, caller: &Caller, parent: u64, name: &[u8], mode: u32) -> Result<Attr> {
-        self.overlay.mkdir(caller, parent, name, mode & 0o7777).map(|a| self.told(a))
+        self.overlay.mkdir(caller, parent, name, mode & 0o7777).map(|a| self.linked(a))
     }
 
     pub(super) fn symlink(&self, caller: &Caller, parent: u64, name: &[u8], target: &[u8]) -> Result<Attr> {
@@ -403,6 +427,10 @@ impl Ops {
 
     /// From an inode and offset to another: bytes copied.
     pub(super) fn copy_file_range(&self, from: (u64, u64), to: (u64, u64), len: u64) -> Result<u32> {
+        // The kernel copies by itself then.
+        if overlay::beside(from.0) != overlay::beside(to.0) {
+            return Err(Errno::XDEV);
+        }
         self.overlay.copy_range(from.0, from.1, to.0, to.1, len.min(MAX_COPY)).map(|n| n as u32)
     }
 
@@ -413,79 +441,38 @@ impl Ops {
         cookie: u64,
         each: &mut dyn FnMut(u64, u64, Kind, &[u8]) -> bool,
     ) -> Result<()> {
-        self.overlay.readdir(ino, cookie, &mut |e| each(e.ino, e.cookie, e.kind, e.name))
+        let shown = self.shown_in(ino)?;
+        self.overlay.readdir(ino, cookie, &mut |e| each(shown(e.name, e.ino), e.cookie, e.kind, e.name))
     }
 
     /// The same with attributes.
     pub(super) fn readdirplus(&self, ino: u64, cookie: u64, each: &mut dyn FnMut(&Plus<'_>) -> bool) -> Result<()> {
+        let shown = self.shown_in(ino)?;
         self.overlay.readdir_plus(ino, cookie, &mut |e, found| {
             // The kernel makes no inode of `.` and `..`, nor of what it can't believe.
-            let mut attr = found.map_or_else(|| name_only(e.kind), |a| self.told(*a));
+            let mut attr = found.map_or_else(|| name_only(e.kind), |a| self.linked(*a));
             if matches!(e.name, b"." | b"..") {
                 attr.ino = e.ino;
                 attr.stat.kind = e.kind;
+                attr.stat.ino = e.ino;
+            } else if found.is_some() {
+                attr.stat.ino = shown(e.name, e.ino);
             }
             each(&Plus { name: e.name, cookie: e.cookie, attr })
         })
     }
 
+    /// The numbers that programs see of what is in a directory, by name and the inode's.
+    fn shown_in(&self, dir: u64) -> Result<impl Fn(&[u8], u64) -> u64> {
+        let main = self.main.as_ref().map(|main| Ok((main, main.twin(&self.overlay, dir)?))).transpose()?;
+        Ok(move |name: &[u8], ino| match &main {
+            Some((main, twin)) => main.number_if_same(twin, name, &self.overlay, ino).unwrap_or(ino),
+            None => ino,
+        })
+    }
+
     pub(super) fn statfs(&self) -> Result<Space> {
         self.overlay.statfs()
-    }
-
-    pub(super) fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
-        self.allowed(name)?;
-        self.overlay.setxattr(ino, name, value, flags)
-    }
-
-    pub(super) fn getxattr(&self, ino: u64, name: &[u8], size: u32) -> Result<Sized> {
-        if ino == ROOT && name == PID_ATTR.as_bytes() {
-            return sized(std::process::id().to_string().into_bytes(), size);
-        }
-        // The kernel sends SYNCFS to virtiofs and fuseblk only.
-        if ino == ROOT && name == SYNC_ATTR.as_bytes() {
-            self.overlay.sync_all()?;
-            return sized(b"done".to_vec(), size);
-        }
-        self.allowed(name)?;
-        if self.bare.is_proven() {
-            return Err(Errno::NOSYS);
-        }
-        match self.overlay.getxattr(ino, name) {
-            Ok(value) => {
-                self.bare.give_up();
-                sized(value, size)
-            }
-            Err(e) => {
-                if e == Errno::NODATA {
-                    self.bare.in_vain(&self.overlay);
-                }
-                Err(e)
-            }
-        }
-    }
-
-    /// The names, each with a 0 byte at its end (listxattr(2)).
-    pub(super) fn listxattr(&self, ino: u64, size: u32) -> Result<Sized> {
-        if self.bare.is_proven() {
-            return Err(Errno::NOSYS);
-        }
-        let mut list = Vec::new();
-        for name in self.overlay.listxattr(ino)?.iter().filter(|name| self.attrs.allow(name)) {
-            list.extend_from_slice(name);
-            list.push(0);
-        }
-        if list.is_empty() {
-            self.bare.in_vain(&self.overlay);
-        } else {
-            self.bare.give_up();
-        }
-        sized(list, size)
-    }
-
-    pub(super) fn removexattr(&self, ino: u64, name: &[u8]) -> Result<()> {
-        self.allowed(name)?;
-        self.overlay.removexattr(ino, name)
     }
 
     /// What an ioctl puts into its argument of `out_size` bytes.
@@ -503,15 +490,6 @@ pub(super) fn guarded<T>(name: &str, f: impl FnOnce() -> Result<T>) -> Result<T>
         log::error!("a bug in onlay ended a {name} request; please report it");
         Err(Errno::IO)
     })
-}
-
-fn sized(value: Vec<u8>, size: u32) -> Result<Sized> {
-    match u32::try_from(value.len()) {
-        Err(_) => Err(Errno::TOOBIG),
-        Ok(n) if size == 0 => Ok(Sized::Size(n)),
-        Ok(n) if n > size => Err(Errno::RANGE),
-        Ok(_) => Ok(Sized::Value(value)),
-    }
 }
 
 /// An inode of which nothing is known but its kind.
@@ -551,13 +529,6 @@ fn name_only(kind: Kind) -> Attr {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_attribute_is_sized_before_it_is_given() {
-        assert_eq!(sized(b"abc".to_vec(), 0), Ok(Sized::Size(3)));
-        assert_eq!(sized(b"abc".to_vec(), 2), Err(Errno::RANGE));
-        assert_eq!(sized(b"abc".to_vec(), 3), Ok(Sized::Value(b"abc".to_vec())));
-    }
 
     #[test]
     fn a_panic_is_an_error_of_one_request() {

@@ -30,6 +30,8 @@ pub struct Tuning {
     pub static_nlink: bool,
     /// What is asked of the mechanisms that save requests and copies.
     pub wishes: Wishes,
+    /// What a view of the lower layers alone may be asked for by, to be shown on the same device.
+    pub beside: Option<String>,
     /// Who carries requests and replies; `None`: the best there is.
     pub transport: Option<Transport>,
 }
@@ -69,6 +71,7 @@ impl Default for Tuning {
             attrs: Attrs::All,
             static_nlink: false,
             wishes: Wishes::default(),
+            beside: None,
             transport: None,
         }
     }

@@ -3,7 +3,7 @@
 
 use super::abi::{Fields, Out, Request, op, rdev, set_attr};
 use super::ops::{Ops, Sized, guarded, nothing};
-use crate::overlay::{Attr, Caller};
+use crate::overlay::{Attr, Caller, ROOT};
 use crate::vocab::{Errno, Result};
 
 /// The kernel keeps what it has of a file when it is opened again.
@@ -27,6 +27,9 @@ pub(super) fn answer(ops: &Ops, request: &Request<'_>, out: &mut [u8]) -> Option
 
 fn dispatch(ops: &Ops, request: &Request<'_>, out: &mut Out<'_>) -> Result<()> {
     let ino = request.header.ino;
+    if let Some(other) = ops.beside(ino) {
+        return dispatch(&other, request, out);
+    }
     let mut f = request.fields();
     let entry = |out: &mut Out<'_>, attr: Attr| out.entry_out(&attr, ops.ttl(attr.ino));
     match request.header.opcode {
@@ -98,8 +101,11 @@ fn dispatch(ops: &Ops, request: &Request<'_>, out: &mut Out<'_>) -> Result<()> {
             ops.setxattr(ino, name, value.get(..size as usize).ok_or(Errno::IO)?, flags as i32)
         }
         op::GETXATTR => {
-            let size = f.u32()?;
-            sized(out, ops.getxattr(ino, request.words()?.0, size)?)
+            let (size, name) = (f.u32()?, request.words()?.0);
+            match if ino == ROOT && size > 0 { ops.offer(request.header.uid, name)? } else { None } {
+                Some(view) => sized(out, Sized::Value(view)),
+                None => sized(out, ops.getxattr(ino, name, size)?),
+            }
         }
         op::LISTXATTR => sized(out, ops.listxattr(ino, f.u32()?)?),
         op::REMOVEXATTR => ops.removexattr(ino, request.words()?.0),

@@ -21,6 +21,9 @@ pub const ROOT: u64 = 1;
 
 /// Numbers from here on are given out where a real one is taken.
 const DYNAMIC: u64 = 1 << 63;
+/// Both of the highest bits: of a view [beside](super::beside) another, in a range of its own for each.
+pub(super) const BESIDE: u64 = 3 << 62;
+pub(super) const NTH_SHIFT: u32 = 57;
 /// Above the inode number on disk stands the number of its file system.
 const FS_SHIFT: u32 = 48;
 
@@ -82,6 +85,8 @@ impl Passed {
 pub(super) struct Inodes {
     /// No number is written down at copy-up.
     unmarked: bool,
+    /// The bits that all numbers begin with, and how many those are.
+    range: (u64, u32),
     /// By object, where that does not give the number: see [`find`](Inodes::find).
     by_key: DashMap<Key, Weak<Node>>,
     by_ino: Box<[Mutex<Shard>]>,
@@ -98,6 +103,7 @@ impl Default for Inodes {
     fn default() -> Self {
         Self {
             unmarked: false,
+            range: (0, 0),
             by_key: DashMap::default(),
             by_ino: (0..SHARDS).map(|_| Mutex::default()).collect(),
             systems: RwLock::default(),
@@ -110,9 +116,22 @@ impl Default for Inodes {
 }
 
 impl Inodes {
-    /// An empty table; `unmarked` if the upper keeps no numbers from before a copy-up.
-    pub(super) fn new(unmarked: bool) -> Self {
-        Self { unmarked, ..Self::default() }
+    /// An empty table; `unmarked` if the upper keeps no numbers from before a copy-up; of the view that is the so many-th
+    /// `beside` another.
+    pub(super) fn new(unmarked: bool, beside: Option<u8>) -> Self {
+        let range = beside.map_or((0, 0), |nth| (BESIDE | u64::from(nth) << NTH_SHIFT, u64::BITS - NTH_SHIFT));
+        Self { unmarked, range, ..Self::default() }
+    }
+
+    /// A number as one of this table's: where two come to be the same, one node gets another.
+    fn ours(&self, n: u64) -> u64 {
+        let (first, bits) = self.range;
+        first | n << bits >> bits
+    }
+
+    /// The root's number.
+    pub(super) fn root(&self) -> u64 {
+        self.ours(ROOT)
     }
 
     /// The number the view gives to an object: its own on the first file system, with that of the file system above it
@@ -128,13 +147,13 @@ impl Inodes {
         }) as u64;
         if ino >> FS_SHIFT != 0 || fs >> 14 != 0 {
             // Too big to share a word with its file system: mixed, with the bit that says so.
-            return (ino ^ fs.wrapping_mul(0x9e37_79b9_7f4a_7c15)) & !DYNAMIC | 1 << 62;
+            return self.ours((ino ^ fs.wrapping_mul(0x9e37_79b9_7f4a_7c15)) & !DYNAMIC | 1 << 62);
         }
-        match fs << FS_SHIFT | ino {
+        self.ours(match fs << FS_SHIFT | ino {
             // 0 and 1 have a meaning of their own.
             n @ (0 | ROOT) => n | 1 << 62,
             n => n,
-        }
+        })
     }
 
     fn shard(&self, ino: u64) -> MutexGuard<'_, Shard> {
@@ -235,7 +254,8 @@ impl Inodes {
             let mut shard = self.shard(ino);
             let held = shard.held.find(mixed(ino), |n| n.ino == ino).is_some();
             if held || shard.known.get(&ino).is_some_and(|n| n.strong_count() > 0) {
-                ino = DYNAMIC | self.dynamic.fetch_add(1, Ordering::Relaxed);
+                let (first, bits) = self.range;
+                ino = first | DYNAMIC >> bits | self.dynamic.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
             let node = Arc::new(make(ino));

@@ -47,7 +47,7 @@ impl Overlay {
     /// # Errors
     /// `ESTALE` for a number nobody knows.
     pub(super) fn node(&self, ino: u64) -> Result<Arc<Node>> {
-        if ino == super::ROOT { Ok(self.root.clone()) } else { self.inodes.get(ino).ok_or(Errno::STALE) }
+        if ino == self.root.ino { Ok(self.root.clone()) } else { self.inodes.get(ino).ok_or(Errno::STALE) }
     }
 
     /// The directory that the kernel calls `ino`.

@@ -18,6 +18,7 @@
 //! | [`attr`], [`xattr`], [`file`] | changes of everything else |
 //! | [`changes`](changes()), [`delta`] | what an upper changes: for a user, for a writer of layers |
 //! | [`setup`] | from directories to a union, or a reason why not |
+//! | [`beside`](mod@beside) | the lower layers alone, on the same device |
 //! | [`image_index`] | the lower layers as one, prepared in a file |
 //!
 //! # Locks, on one page
@@ -31,6 +32,7 @@
 //!   holds no other lock; publishing takes the parent's `names` for an instant. A lookup never waits for a copy-up.
 
 mod attr;
+mod beside;
 mod changes;
 mod copy_up;
 mod create;
@@ -60,6 +62,7 @@ use crate::vocab::dialect::{Prefix, STORED_STAT};
 use crate::vocab::ids::IdMaps;
 use crate::vocab::{Kind, SetTime, Stat};
 
+pub use beside::{MAX_BESIDE, Twin, beside};
 pub use changes::{Change, How, changes};
 pub use delta::{Delta, Said, Unread};
 pub use error::Error;
@@ -130,6 +133,8 @@ pub struct Config {
     pub open_files: usize,
     /// The upper need not survive a crash: nothing is synced, whoever asks.
     pub volatile: bool,
+    /// It is the so many-th view beside another, whose numbers it must not have: see [`Overlay::below`].
+    pub beside: Option<u8>,
     /// The image index of the lower layers; where it is not theirs, or damaged, they are read themselves.
     pub index: Option<std::path::PathBuf>,
 }
@@ -154,6 +159,7 @@ impl Default for Config {
             live_lowers: false,
             open_files: 512,
             volatile: false,
+            beside: None,
             index: None,
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::node::{Below, Node, State, Upper as UpperObject, UpperAt};
 use super::stack::{Layer, LowerAt, LowerDir, new_id};
 use super::whiteout::{Plain, mark_plain, was_plain};
-use super::{Config, Error, Layers, Overlay, ROOT, image_index, readdir};
+use super::{Config, Error, Layers, Overlay, image_index, readdir};
 use crate::layer::{Handle, Rename};
 use crate::vocab::dialect::{self, Prefix, STORED_STATS};
 use crate::vocab::{Errno, Kind, MAX_LAYERS, Result};
@@ -62,7 +62,7 @@ impl Overlay {
                 choose_dialect(&given.dir, &given.work, &config)?
             };
         }
-        let inodes = Arc::new(super::inodes::Inodes::new(plain.is_some()));
+        let inodes = Arc::new(super::inodes::Inodes::new(plain.is_some(), config.beside));
         if let Some(given) = layers.upper {
             match plain {
                 _ if config.frozen => {}
@@ -98,7 +98,7 @@ impl Overlay {
         }
         let below = Below::Dirs(lowers.iter().map(|l| l.root.clone()).collect());
         let state = || State::new(None, upper_object.clone(), below.clone(), None);
-        let root = inodes.add(ROOT, |ino| Node::new(ino, Kind::Dir, state(), inodes.clone()));
+        let root = inodes.add(inodes.root(), |ino| Node::new(ino, Kind::Dir, state(), inodes.clone()));
         let open = config.open_files.max(16);
         Ok(Self {
             layers: lowers,

@@ -17,5 +17,5 @@ verbs! {
     open_unlinked locks mmap fallocate seek copy_range statfs ioctl umask setgid hardlinks redirect metacopy whiteout
     dialect mount umount diff bad_input run host dropin engines real_system real_history public oracle malformed docker odd
     permissions mechanisms plain_upper transport registry bugs packaging images image_index store memory
-    killed crowd hostile owners limits containers cp load refused attach
+    killed crowd hostile owners limits containers cp load refused attach beside
 }

@@ -49,7 +49,7 @@ pub(super) fn mount(
     }
     let mut serve = |ready| {
         let _held = hold(&mut settings)?;
-        super::serve(&settings, mountpoint, ready)
+        super::serve(&settings, &settings.tuning, mountpoint, ready)
     };
     if foreground { serve(None) } else { super::in_background(|ready| serve(Some(ready))) }
 }
