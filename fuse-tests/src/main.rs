@@ -7,6 +7,7 @@ mod ctx;
 /// A base system, for bench and for cases alike.
 #[path = "../../bench/src/debian.rs"]
 mod debian;
+mod dns;
 mod docker_registry;
 mod manifest;
 mod on_disk;
@@ -67,8 +68,8 @@ struct Args {
 #[derive(Subcommand, Debug)]
 enum One {
     /// Run one case in this process.
-    #[command(hide = true)]
-    One {
+    #[command(hide = true, name = "one")]
+    Case {
         name: String,
         #[arg(long)]
         fs: Fs,
@@ -81,6 +82,9 @@ enum One {
         #[arg(long)]
         options: Option<String>,
     },
+    /// Answer questions for names at an address.
+    #[command(hide = true)]
+    Dns { address: std::net::IpAddr },
     /// Print the manifest of a tree, as seen in a view: path, tab, what it is, NUL.
     #[command(hide = true)]
     Manifest { tree: PathBuf },
@@ -89,8 +93,12 @@ enum One {
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
     match args.one {
-        Some(One::One { name, fs, user, dir, onlay, options }) => {
+        Some(One::Case { name, fs, user, dir, onlay, options }) => {
             return one(&name, ctx::Ctx::new(fs, user, &dir, onlay)?.with_options(options));
+        }
+        Some(One::Dns { address }) => {
+            dns::serve(address)?;
+            return Ok(ExitCode::SUCCESS);
         }
         Some(One::Manifest { tree }) => {
             use std::io::Write as _;

@@ -99,10 +99,10 @@ fn carry_out(step: &Step, place: Place, ends: &Ends<'_>) -> Result<Place, Failur
                 return Ok(Place::Inside(roots.switch()?));
             }
         }
-        (Step::CopyOf { path, .. }, Place::Outside(roots)) => {
+        (Step::CopyOf { .. } | Step::Resolver(..), Place::Outside(roots)) => {
             if let Err(Failure { errno, hint }) = roots.carry_out(step) {
                 let why = hint.map_or(String::new(), |h| format!(" ({h})"));
-                ends.up.send(&Message::Warning(format!("{path}: {errno}{why}")));
+                ends.up.send(&Message::Warning(format!("{step}: {errno}{why}")));
             }
         }
         (Step::HandOverChown, Place::Inside(_)) => {

@@ -14,7 +14,7 @@ use rustix::mount::{
 };
 use rustix::process::{Gid, Uid, fchdir, pivot_root};
 
-use super::plan::Step;
+use super::plan::{RESOLVER, Step};
 use super::volume::make_target;
 use super::{Error, users};
 use crate::sys::mount::make_read_only;
@@ -116,11 +116,9 @@ impl Roots {
             Step::Symlink { path, target } => self.link(Path::new(path), target),
             Step::Mask(path) => self.mask(path),
             Step::ReadOnly(path) => self.read_only(path),
-            Step::CopyOf { path, extra, make } => self.copy_of(Path::new(path), extra, *make),
-            Step::Text { path, text } => {
-                let path = Path::new(path);
-                let target = make_target(&self.view, path, FileType::RegularFile)?;
-                self.bind_text(text.as_bytes(), path.file_name().unwrap_or(OsStr::new("file")), &target)
+            Step::CopyOf { path, extra, make } => self.copy_of(Path::new(path), *make, |text| text + extra),
+            Step::Resolver(names, network) => {
+                self.copy_of(Path::new(RESOLVER), true, |text| names.resolver(&text, *network))
             }
             Step::Volume(volume) => volume.mount(&self.machine, &self.view),
             Step::MakeWorkdir { path, user } => self.make_workdir(path, user.as_deref()),
@@ -233,7 +231,8 @@ impl Roots {
         Ok(attach_to(&mount, &target)?)
     }
 
-    fn copy_of(&self, path: &Path, extra: &str, make: bool) -> Done {
+    /// The machine's file of this name, changed so, over that of the view.
+    fn copy_of(&self, path: &Path, make: bool, change: impl Fn(String) -> String) -> Done {
         let target = match self.find(path) {
             Err(Errno::NOENT) if make => {
                 let flags = OFlags::CREATE | OFlags::WRONLY;
@@ -247,7 +246,7 @@ impl Roots {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             found => found?,
         };
-        let mut text = match resolve(&self.machine, path, OFlags::RDONLY, Mode::empty()) {
+        let text = match resolve(&self.machine, path, OFlags::RDONLY, Mode::empty()) {
             Ok(fd) => {
                 let mut text = Vec::new();
                 let read = std::io::Read::read_to_end(&mut std::fs::File::from(fd), &mut text);
@@ -257,9 +256,9 @@ impl Roots {
             Err(Errno::NOENT) => Vec::new(),
             Err(e) => return Err(e.into()),
         };
-        text.extend_from_slice(extra.as_bytes());
+        let text = change(String::from_utf8_lossy(&text).into_owned());
         let name = path.file_name().unwrap_or(OsStr::new("copy"));
-        self.bind_text(&text, name, &target)
+        self.bind_text(text.as_bytes(), name, &target)
     }
 
     /// Binds a file of this content over `target`. The file lives in a tmpfs that has no name any more: it is attached

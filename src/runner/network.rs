@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+use super::names::FORWARDED;
 use super::{Error, Network};
 
 /// A port of the machine's that leads to one inside.
@@ -137,7 +138,8 @@ fn pasta(ports: &[Port], pid: Pid, dir: &Path) -> Result<Connection, Error> {
             command.arg(flag).arg(format!("{address}{}:{}", port.machine, port.inside));
         }
     }
-    // Towards the machine's own loopback nothing is open.
+    command.arg("--dns-forward").arg(FORWARDED.to_string());
+    // Towards the machine's own loopback nothing is open but its server of names.
     command.args(["--tcp-ns", "none", "--udp-ns", "none"]).arg(pid.to_string());
     let mut child = spawn(&mut command, "pasta")?;
     let until = Instant::now() + PATIENCE;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::thread::CapabilitySet;
 
-use super::{Limit, Network, Process, Resources, Seccomp, Spec, Volume};
+use super::{Limit, Names, Network, Process, Resources, Seccomp, Spec, Volume};
 
 #[cfg(test)]
 mod tests;
@@ -23,13 +23,6 @@ pub enum Step {
     LoopbackUp,
     /// The parent connects the new network namespace to the machine's sockets.
     Connect,
-    /// A read-only file of this text, bound over one of the view's.
-    Text {
-        /// The file; made if it is missing.
-        path: &'static str,
-        /// What is in it.
-        text: String,
-    },
     /// pivot_root(2) onto the view, and umount2(2) of the old root: from here on nothing of the machine can be reached.
     PivotRoot,
     /// A directory that has to be there; made if it is not.
@@ -79,6 +72,8 @@ pub enum Step {
         /// Whether an empty file is made where the view has none. It shows up in the upper.
         make: bool,
     },
+    /// The same of resolv.conf, with other servers, say.
+    Resolver(Names, Network),
     /// A directory or file of the caller's, or a tmpfs.
     Volume(Volume),
     /// The command's working directory; made, with all that leads to it, if it is not there, and given to its user.
@@ -154,8 +149,8 @@ const MASKED: [&str; 12] = [
     "/sys/firmware",
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-/// The address slirp4netns(1) answers names at.
-const SLIRP_DNS: &str = "10.0.2.3";
+/// How names are resolved.
+pub(super) const RESOLVER: &str = "/etc/resolv.conf";
 /// The group `tty`, by convention.
 const TTY: u32 = 5;
 
@@ -209,17 +204,7 @@ fn steps(spec: &Spec) -> Vec<Step> {
     let covered = |p: &Path| !spec.unmask.iter().any(|u| p.starts_with(u));
     steps.extend(MASKED.map(path).into_iter().filter(|p| covered(p)).map(Step::Mask));
     steps.extend(READ_ONLY.map(path).into_iter().filter(|p| covered(p)).map(Step::ReadOnly));
-    if !spec.host {
-        let name = spec.hostname.as_deref().unwrap_or_default();
-        let extra = if name.is_empty() { String::new() } else { format!("127.0.1.1 {name}\n") };
-        let online = spec.network != Network::None;
-        if spec.network == Network::Slirp4netns {
-            steps.push(Step::Text { path: "/etc/resolv.conf", text: format!("nameserver {SLIRP_DNS}\n") });
-        } else if online {
-            steps.push(Step::CopyOf { path: "/etc/resolv.conf", extra: String::new(), make: true });
-        }
-        steps.push(Step::CopyOf { path: "/etc/hosts", extra, make: online });
-    }
+    names(spec, &mut steps);
     steps.extend(spec.volumes.iter().cloned().map(Step::Volume));
     if let Some(path) = spec.process.workdir.clone().filter(|_| spec.make_workdir) {
         steps.push(Step::MakeWorkdir { path, user: spec.process.user.clone() });
@@ -274,6 +259,20 @@ pub(super) fn entry(process: &Process, setgroups: bool) -> Vec<Step> {
     steps
 }
 
+/// Of a view that is not the machine's, and where something is asked for.
+fn names(spec: &Spec, steps: &mut Vec<Step>) {
+    let online = spec.network != Network::None;
+    if spec.names.changes_resolver() || (online && !spec.host) {
+        steps.push(Step::Resolver(spec.names.clone(), spec.network));
+    }
+    let given = !spec.names.hosts.is_empty();
+    if given || !spec.host {
+        let own = spec.hostname.iter().filter(|name| !spec.host && !name.is_empty());
+        let own: String = own.map(|name| format!("127.0.1.1 {name}\n")).collect();
+        steps.push(Step::CopyOf { path: "/etc/hosts", extra: own + &spec.names.hosts(), make: online || given });
+    }
+}
+
 /// A `/dev` with what every program expects and nothing else.
 fn dev(spec: &Spec, steps: &mut Vec<Step>) {
     let tmpfs = |p: &str, mode, size| Step::MountTmpfs { path: PathBuf::from(p), mode, size };
@@ -295,7 +294,6 @@ impl fmt::Display for Step {
             Self::SetHostname(name) => write!(f, "set host name {name}"),
             Self::LoopbackUp => write!(f, "bring up lo"),
             Self::Connect => write!(f, "connect the network"),
-            Self::Text { path, .. } => write!(f, "bind a file of ours over {path}"),
             Self::PivotRoot => write!(f, "pivot_root, detach the old root"),
             Self::MakeDir(p) => write!(f, "make directory {}", show(p)),
             Self::MountProc => write!(f, "mount proc on /proc"),
@@ -311,6 +309,7 @@ impl fmt::Display for Step {
             Self::Mask(p) => write!(f, "mask {}", show(p)),
             Self::ReadOnly(p) => write!(f, "make read-only {}", show(p)),
             Self::CopyOf { path, .. } => write!(f, "bind a copy of the machine's {path}"),
+            Self::Resolver(..) => write!(f, "bind a copy of the machine's {RESOLVER}, changed for the inside"),
             Self::ChangeDir(p) => write!(f, "change to directory {}", show(p)),
             Self::Volume(volume) => write!(f, "{volume}"),
             Self::MakeWorkdir { path, .. } => write!(f, "make working directory {}", show(path)),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
-use super::{KEPT_CAPABILITIES, Mapping, Port, Resources, Seccomp, Volume};
+use super::{KEPT_CAPABILITIES, Mapping, Names, Port, Resources, Seccomp, Volume};
 
 /// The network the command sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,6 +173,8 @@ pub struct Spec {
     pub network: Network,
     /// Ports of the machine's that lead inside, with a network that is connected.
     pub ports: Vec<Port>,
+    /// What names stand for.
+    pub names: Names,
     /// Limits on all processes inside together.
     pub resources: Resources,
     /// The ids inside.
@@ -216,6 +218,7 @@ impl Spec {
             hostname: None,
             network: Network::None,
             ports: Vec::new(),
+            names: Names::default(),
             resources: Resources::default(),
             mapping,
             base,

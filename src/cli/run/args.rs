@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::{ArgGroup, Args, ValueEnum};
 
 use super::container::ContainerArgs;
+use super::names::NameArgs;
 use super::process::ProcessArgs;
 use super::resources::ResourceArgs;
 use super::security::SecurityArgs;
@@ -107,6 +108,9 @@ pub(in crate::cli) struct RunArgs {
     /// The host name inside [default: onlay, with --host: the machine's]
     #[arg(short = 'h', long, value_name = "NAME", help_heading = "Network")]
     pub(in crate::cli) hostname: Option<String>,
+
+    #[command(flatten)]
+    pub(in crate::cli) names: NameArgs,
 
     #[command(flatten)]
     pub(in crate::cli) security: SecurityArgs,
@@ -249,6 +253,7 @@ impl RunArgs {
             hostname,
             network,
             ports,
+            names: self.names.names()?,
             resources: self.resources.resources()?,
             host: self.host,
             hide: hide.to_owned(),

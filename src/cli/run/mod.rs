@@ -5,6 +5,7 @@ mod container;
 mod detach;
 mod image;
 pub(super) mod journal;
+mod names;
 mod process;
 mod resources;
 mod security;

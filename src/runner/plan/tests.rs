@@ -121,7 +121,8 @@ fn a_directory_is_made_before_it_is_mounted_on() {
 #[test]
 fn the_host_keeps_its_name_its_network_and_its_resolver() {
     let plan = plan(&Spec { host: true, hostname: None, network: Network::Host, ..spec() });
-    let foreign = |s: &&Step| matches!(s, Step::SetHostname(_) | Step::LoopbackUp | Step::CopyOf { .. });
+    let foreign =
+        |s: &&Step| matches!(s, Step::SetHostname(_) | Step::LoopbackUp | Step::CopyOf { .. } | Step::Resolver(..));
     assert_eq!(plan.steps().iter().find(foreign), None);
     position(&plan, &Step::MountSys { fresh: false });
 }
@@ -132,6 +133,7 @@ fn names_are_resolved_where_there_is_a_network() {
         let plan = plan(&Spec { network, ..spec() });
         let copy = |s: &Step| match s {
             Step::CopyOf { path, make, .. } => Some((*path, *make)),
+            Step::Resolver(..) => Some((RESOLVER, true)),
             _ => None,
         };
         plan.steps().iter().filter_map(copy).collect::<Vec<_>>()
