@@ -103,7 +103,8 @@ pub(super) fn signal_named(word: &str) -> Option<Signal> {
     }
 }
 
-/// Does the same to each container; goes on after a failure, which is returned.
+/// Does the same to each container; goes on after a failure, which is returned. Control groups of those that were killed with
+/// all that would have removed them go as well.
 pub(super) fn each(
     names: &[String],
     mut act: impl FnMut(&str) -> Result<(), Error>,
@@ -116,5 +117,6 @@ pub(super) fn each(
             first.report();
         }
     }
+    runner::remove_left_groups();
     failed.map_or(Ok(std::process::ExitCode::SUCCESS), Err)
 }

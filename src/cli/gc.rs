@@ -46,6 +46,7 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
             }
         }
     }
+    crate::runner::remove_left_groups();
     let freed = store.sweep(true)?.unwrap_or_default();
     let row = Row {
         images,

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::containers::kill;
+use super::containers::{each, kill};
 use super::error::Error;
 use super::output::print;
 use super::store::StoreArgs;
@@ -26,18 +26,10 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     let (store, _) = store.open_files()?;
-    let mut failed = None;
-    for name in &args.containers {
-        match remove(&store, name, args.force) {
-            Ok(()) => print(format!("{name}\n").as_bytes())?,
-            Err(e) => {
-                if let Some(first) = failed.replace(e) {
-                    first.report();
-                }
-            }
-        }
-    }
-    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+    each(&args.containers, |name| {
+        remove(&store, name, args.force)?;
+        print(format!("{name}\n").as_bytes())
+    })
 }
 
 fn remove(store: &Store, name: &str, force: bool) -> Result<(), Error> {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, geteuid};
 
-use super::cgroup::{Setting, Value, read};
+use super::cgroup::{Setting, Value};
+use super::hierarchy::read;
 use crate::vocab::why;
 
 /// How long systemd may take to move a process.

@@ -17,7 +17,7 @@ const ROOT: &[User] = &[User::Root];
 
 cases!("limits":
     a_memory_hog_is_killed.onlay().by(ALL), a_fork_bomb_stays_bounded.onlay().by(ALL), a_share_of_a_processor.onlay().by(ALL),
-    what_is_not_there_is_told.onlay().by(ROOT), it_runs_anyhow.onlay().by(ALL), nothing_stays_behind.onlay().by(ROOT),
+    what_is_not_there_is_told.onlay().by(ROOT), it_runs_anyhow.onlay().by(ALL), nothing_stays_behind.onlay().by(ROOT), groups_of_the_dead_go.onlay().by(ROOT),
     nonsense_is_refused.onlay().by(ALL),
 );
 
@@ -149,9 +149,42 @@ fn groups_left() -> Result<()> {
     })
 }
 
+/// Whatever comes next clears up.
 fn nothing_stays_behind(cx: &mut Ctx) -> Result<()> {
     applied(cx, &["--pids-limit", "30"])?;
     let b = Shelf::new(cx)?;
+    for verb in [&["run", "--rm", "--pids-limit", "30", "base:1", "true"][..], &["stop", "web"], &["wait", "web"], &["gc"]] {
+        left_behind(&b, || b.call(verb).map(drop))?;
+        b.says(&["rm", "web"])?;
+    }
+    left_behind(&b, || b.call(&["rm", "-f", "web"]).map(drop))
+}
+
+/// The same with groups made by hand, which takes no controllers.
+fn groups_of_the_dead_go(cx: &mut Ctx) -> Result<()> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let unified = mounts.lines().find(|l| l.contains(" - cgroup2 ")).and_then(|l| l.split(' ').nth(4));
+    let Some(top) = unified.map(Path::new).filter(|top| top.join("cgroup.procs").exists()) else {
+        return Err(skip("no control groups of version 2"));
+    };
+    let b = Shelf::new(cx)?;
+    let this = std::process::id();
+    let (dead, held) = (top.join(format!("onlay-dead-{this}")), top.join(format!("onlay-held-{this}")));
+    b.says(&["create", "--name", "web", "base:1", "id"])?;
+    std::fs::create_dir(&held)?;
+    let lock = std::fs::File::open(&held)?;
+    lock.lock()?;
+    for verb in [&["stop", "web"][..], &["wait", "web"], &["gc"], &["rm", "web"], &["rm", "-f", "none"]] {
+        std::fs::create_dir(&dead)?;
+        b.call(verb)?;
+        same!((verb, dead.exists(), held.exists()), (verb, false, true));
+    }
+    drop(lock);
+    std::fs::remove_dir(&held)?;
+    Ok(())
+}
+
+fn left_behind(b: &Shelf<'_>, clear: impl Fn() -> Result<()>) -> Result<()> {
     b.says(&["run", "-d", "--name", "web", "--pids-limit", "30", "base:1", "sleep", "100"])?;
     let (monitor, _) = b.processes()?;
     let suffix = format!("-{monitor}");
@@ -162,9 +195,8 @@ fn nothing_stays_behind(cx: &mut Ctx) -> Result<()> {
     kill(monitor, Signal::SIGKILL)?;
     until("ended", || Ok(std::fs::read_to_string(group.join("cgroup.procs"))?.is_empty()))?;
     holds!(Path::new(&group).is_dir());
-    // The next one clears up.
     until("cleared", || {
-        b.says(&["run", "--rm", "--pids-limit", "30", "base:1", "true"])?;
+        clear()?;
         Ok(mine()?.is_none())
     })
 }
