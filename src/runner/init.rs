@@ -25,6 +25,7 @@ use crate::sys::landlock::execute_only_below;
 use crate::sys::net::loopback_up;
 use crate::sys::process::{Fork, close_all_but, end_with, fork};
 use crate::sys::seccomp::install_listened;
+use crate::sys::title::set_title;
 
 /// Init's ends of two channels.
 pub(super) struct Ends<'a> {
@@ -48,6 +49,8 @@ pub(super) fn live(spec: &Spec, plan: &Plan, view: &Path, ends: &Ends<'_>, origi
 }
 
 fn make_inside(plan: &Plan, view: &Path, ends: &Ends<'_>) -> Result<OwnedFd, Error> {
+    // What the caller typed is nobody's business inside.
+    set_title(c"init").map_err(|e| Error::call("title of process 1", e))?;
     set_pdeathsig(Signal::SIGKILL).map_err(|e| Error::call("prctl PR_SET_PDEATHSIG", e))?;
     // Above all the FUSE device: were it open here too, the death of who serves the view would not end the view, and
     // we would wait for its answers for ever.

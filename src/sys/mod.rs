@@ -12,6 +12,7 @@ pub mod net;
 pub mod process;
 pub mod seccomp;
 pub mod signal;
+pub mod title;
 pub mod uring;
 pub mod xattr_at;
 

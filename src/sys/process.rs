@@ -60,7 +60,7 @@ pub fn fork_into(namespaces: UnshareFlags) -> Result<Fork, Errno> {
     }
 }
 
-fn alone() -> Result<(), Errno> {
+pub(super) fn alone() -> Result<(), Errno> {
     let tasks = std::fs::read_dir("/proc/self/task").map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
     if tasks.count() == 1 { Ok(()) } else { Err(Errno::DEADLK) }
 }

@@ -18,7 +18,7 @@ const MAPPED: &[User] = &[User::Root, User::Ordinary];
 cases!("run":
     exit_codes.onlay().by(ALL), signal_of_the_command.onlay().by(ALL), signals_are_forwarded.onlay().by(ALL),
     stdio.onlay().by(ALL), zombies.onlay().by(ALL), namespaces.onlay().by(ALL), network_none.onlay().by(ALL),
-    proc_and_dev.onlay().by(ALL), no_stray_descriptors.onlay().by(ALL), root_is_the_view.onlay().by(ALL),
+    proc_and_dev.onlay().by(ALL), process_1_tells_nothing.onlay().by(ALL), no_stray_descriptors.onlay().by(ALL), root_is_the_view.onlay().by(ALL),
     root_inside.onlay().by(ALL), upper_is_kept.onlay().by(ALL), owners_are_remembered.onlay().by(MAPPED),
     rootfs.onlay().by(ALL), layers.onlay().by(ALL), layers_stay_as_they_are.onlay().by(ALL),
     upper_in_use.onlay().by(MAPPED), mount_is_gone.onlay().by(ALL), many_at_once.onlay().by(MAPPED),
@@ -125,6 +125,21 @@ fn proc_and_dev(cx: &mut Ctx) -> Result<()> {
                           test -e /dev/$d -o -L /dev/$d || echo missing $d; done")?;
     same!(links, "");
     same!(says(cx, "echo y > /dev/shm/x && cat /dev/shm/x")?, "y");
+    Ok(())
+}
+
+/// Not how it was called, nor what anything else before the command was.
+fn process_1_tells_nothing(cx: &mut Ctx) -> Result<()> {
+    let read = "cd /proc; cat 1/comm; cat 1/cmdline | od -An -c; cat [0-9]*/cmdline [0-9]*/environ 2>/dev/null | grep -ac 't[o]ld' || true";
+    let told = ["--hostname", "told", "-v", "/etc:/told"];
+    for more in [&told[..2], &told[..], &[]] {
+        let out = Command::new(cx.binary())
+            .args([&["run", "--host"], more, &["--", "env", "-i", "PATH=/bin:/usr/bin", "sh", "-c", read]].concat())
+            .env("SECRET", "told")
+            .output()?;
+        let said = String::from_utf8_lossy(&out.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+        same!((more, said.as_str()), (more, "init i n i t \\0 0"));
+    }
     Ok(())
 }
 
