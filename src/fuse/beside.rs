@@ -17,7 +17,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::mountinfo::{Mounted, mounted};
 use super::ops::Ops;
-use super::{FS_TYPE, Tuning, Wish};
+use super::{FS_TYPE, Tuning};
 use crate::overlay::{MAX_BESIDE, Overlay, beside};
 use crate::sys;
 use crate::vocab::{Errno, Result};
@@ -40,12 +40,7 @@ pub(super) struct Beside {
 
 impl Beside {
     pub(super) fn new(tuning: &Tuning) -> Self {
-        let offer = tuning.beside.clone().map(|token| {
-            let mut theirs = Tuning { beside: None, ..tuning.clone() };
-            // It would hold for the whole connection, and the main view can get some.
-            theirs.wishes.absent_xattrs = Wish::Off;
-            (token, theirs)
-        });
+        let offer = tuning.beside.clone().map(|token| (token, Tuning { beside: None, ..tuning.clone() }));
         Self { offer, ..Self::default() }
     }
 

@@ -83,7 +83,7 @@ impl Overlay {
         self.upper.is_none() && !self.config.live_lowers
     }
 
-    /// Whether an object of a lower layer, shown or hidden by another, has an attribute that a program could see. All of
+    /// Whether an object of a layer, shown or hidden by another, has an attribute that a program could see. All of
     /// them are looked at until one has, or `stop` says to give up (which counts as one).
     ///
     /// # Errors
@@ -93,8 +93,9 @@ impl Overlay {
             let all = dir.listxattr(name)?;
             Ok(all.iter().any(|a| !self.is_hidden(a) && self.prefix.unescape(a).is_some()))
         };
-        for layer in &self.layers {
-            let root = self.lower_handle(&layer.root)?;
+        let upper = self.upper.iter().map(|upper| Ok(upper.root.clone()));
+        for root in upper.chain(self.layers.iter().map(|layer| self.lower_handle(&layer.root))) {
+            let root = root?;
             if has(&root, b"")? {
                 return Ok(true);
             }

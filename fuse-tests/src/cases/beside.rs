@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use nix::mount::{MntFlags, umount2};
 use rustix::fs::FileType;
+use rustix::io::Errno;
 
 use crate::case::skip;
 use crate::ctx::{Ctx, Out};
@@ -17,6 +18,7 @@ use crate::tree::{Tree, cases, fails, holds, raw_entries, same, xattrs};
 cases!("beside":
     same_numbers_for_what_is_the_same.onlay().privileged(), hard_links_below.onlay().privileged(), lives_as_long_as_it_is_used.onlay().privileged(),
     only_for_what_is_alike.onlay().privileged(), of_builds_only.onlay().privileged(),
+    attributes_until_there_are_none.onlay().privileged(),
 );
 
 /// `PLACE/ID/merged`, as engines have it.
@@ -250,4 +252,62 @@ fn of_builds_only(cx: &mut Ctx) -> Result<()> {
         cx.wait_for_daemons()?;
     }
     Ok(())
+}
+
+/// Asks for attributes of all files, as engines do, until the kernel says by itself that there are none at all.
+fn none_at_all(at: &Tree, rounds: usize) -> Result<bool> {
+    for _ in 0..rounds {
+        for i in 0..200 {
+            let path = at.p(format!("d/{i}"));
+            let list = rustix::fs::llistxattr(&path, &mut [0; 64]);
+            match rustix::fs::lgetxattr(&path, "security.capability", &mut [0; 64]) {
+                Err(Errno::OPNOTSUPP) => return Ok(true),
+                asked => same!((asked, list), (Err(Errno::NODATA), Ok(0))),
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    Ok(false)
+}
+
+/// Once it is compared, a view with an upper is done with: it is looked through as one that nobody can change.
+fn attributes_until_there_are_none(cx: &mut Ctx) -> Result<()> {
+    for i in 0..200 {
+        cx.dir.file(&format!("base/d/{i}"), "x")?;
+    }
+    let beside = ",beside=on";
+    let main = call(cx, "step", &["base"], true, beside)?;
+    // Marks of the union's own are none, and what is gone by then neither.
+    main.mode("d/1", 0o600)?.rm("d/2")?.file("d/2", "x")?.setx("d/3", "user.new", "x")?;
+    rustix::fs::removexattr(main.p("d/3"), "user.new")?;
+    same!(none_at_all(&main, 5)?, false);
+    let below = call(cx, "parent", &["base"], false, beside)?;
+    same!((none_at_all(&below, 1000)?, none_at_all(&main, 1)?), (true, true));
+    fails!(rustix::fs::setxattr(main.p("d/5"), "user.late", b"x", rustix::fs::XattrFlags::empty()), EOPNOTSUPP);
+    main.append("d/5", "more")?.mode("d/5", 0o640)?;
+    [&below, &main].into_iter().try_for_each(umount)?;
+    cx.wait_for_daemons()?;
+
+    // One in the upper, or one that comes while they are compared, and all are asked for.
+    let main = call(cx, "step", &["base"], true, beside)?;
+    main.setx("d/4", "user.early", "x")?;
+    let below = call(cx, "parent", &["base"], false, beside)?;
+    same!((none_at_all(&below, 5)?, main.getx("d/4", "user.early")?), (false, Some(b"x".to_vec())));
+    [&below, &main].into_iter().try_for_each(umount)?;
+    cx.wait_for_daemons()?;
+    let main = call(cx, "step", &["base"], true, beside)?;
+    rustix::fs::removexattr(main.p("d/4"), "user.early")?;
+    let below = call(cx, "parent", &["base"], false, beside)?;
+    main.setx("d/6", "user.now", "x")?;
+    same!((none_at_all(&below, 5)?, main.getx("d/6", "user.now")?), (false, Some(b"x".to_vec())));
+    [&below, &main].into_iter().try_for_each(umount)?;
+    cx.wait_for_daemons()?;
+
+    // Not where it is taken back.
+    let off = ",beside=on,absent_xattrs=off";
+    let main = call(cx, "step", &["base"], true, off)?;
+    rustix::fs::removexattr(main.p("d/6"), "user.now")?;
+    let below = call(cx, "parent", &["base"], false, off)?;
+    same!((none_at_all(&below, 5)?, device(&below)? == device(&main)?), (false, true));
+    [&below, &main].into_iter().try_for_each(umount)
 }

@@ -28,16 +28,26 @@ impl Ops {
         if uid != rustix::process::geteuid().as_raw() {
             return Ok(None);
         }
-        self.beside.enter(token, &self.overlay, |overlay, tuning| Self {
+        let found = self.beside.enter(token, &self.overlay, |overlay, tuning| Self {
             agreed: AtomicU64::new(self.agreed.load(Ordering::Relaxed)),
             main: Some(self.overlay.clone()),
+            // What the kernel is told of one of them it takes for all.
+            bare: self.bare.clone(),
             ..Self::new(Arc::new(overlay), tuning)
-        })
+        })?;
+        if found.is_some() && self.wishes.absent_xattrs.or(false) {
+            self.bare.want();
+        }
+        Ok(found)
+    }
+
+    fn asked_in_vain(&self) {
+        self.bare.in_vain(self.main.as_ref().unwrap_or(&self.overlay));
     }
 
     pub(in crate::fuse) fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
         self.allowed(name)?;
-        self.overlay.setxattr(ino, name, value, flags)
+        self.bare.setting(|| self.overlay.setxattr(ino, name, value, flags))
     }
 
     pub(in crate::fuse) fn getxattr(&self, ino: u64, name: &[u8], size: u32) -> Result<Sized> {
@@ -60,7 +70,7 @@ impl Ops {
             }
             Err(e) => {
                 if e == Errno::NODATA {
-                    self.bare.in_vain(&self.overlay);
+                    self.asked_in_vain();
                 }
                 Err(e)
             }
@@ -78,7 +88,7 @@ impl Ops {
             list.push(0);
         }
         if list.is_empty() {
-            self.bare.in_vain(&self.overlay);
+            self.asked_in_vain();
         } else {
             self.bare.give_up();
         }
