@@ -8,7 +8,7 @@ use super::file::link_target;
 use super::node::{Key, Link, Node, Upper, UpperAt};
 use crate::layer::{File, Handle, Rename};
 use crate::vocab::acl;
-use crate::vocab::dialect::{self, STORED_STATS};
+use crate::vocab::dialect::{self, LABEL, STORED_STATS};
 use crate::vocab::{Access, Errno, Kind, Result, SetTime, Stat};
 
 const SEEK_DATA: i32 = 3;
@@ -258,10 +258,7 @@ impl Overlay {
             }
             match work.setxattr(temp, &attr, &value, 0) {
                 Ok(()) => {}
-                // What this namespace or file system does not carry is left behind, as kernel overlayfs does.
-                Err(Errno::PERM | Errno::OPNOTSUPP)
-                    if self.is_plain() || attr.starts_with(b"security.") || attr.starts_with(b"system.") =>
-                {
+                Err(e) if stays_behind(&attr, e, self.is_plain()) => {
                     log::debug!("{} stays behind", String::from_utf8_lossy(&attr));
                 }
                 Err(e) => return Err(e),
@@ -487,6 +484,16 @@ pub(super) fn keep_times(dir: &Handle, change: impl FnOnce() -> Result<()>) -> R
     dir.utimens(b"", SetTime::To(st.atime), SetTime::To(st.mtime))
 }
 
+/// What this namespace or file system does not carry is left behind, as kernel overlayfs does. So is a label that SELinux
+/// does not let us give; what is new has one already.
+fn stays_behind(attr: &[u8], why: Errno, plain: bool) -> bool {
+    match why {
+        Errno::PERM | Errno::OPNOTSUPP => plain || attr.starts_with(b"security.") || attr.starts_with(b"system."),
+        Errno::ACCESS => attr == LABEL,
+        _ => false,
+    }
+}
+
 /// How data came into a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Copied {
@@ -521,4 +528,25 @@ fn copy_data(from: &File, to: &File, size: u64, upto: u64) -> Result<Copied> {
         }
     }
     Ok(Copied::Written)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stays_behind() {
+        for (attr, why, plain, stays) in [
+            (LABEL, Errno::ACCESS, false, true),
+            (LABEL, Errno::PERM, false, true),
+            (LABEL, Errno::NOSPC, true, false),
+            (CAPABILITY, Errno::ACCESS, false, false),
+            (CAPABILITY, Errno::OPNOTSUPP, false, true),
+            (b"user.a", Errno::OPNOTSUPP, false, false),
+            (b"user.a", Errno::OPNOTSUPP, true, true),
+        ] {
+            let name = String::from_utf8_lossy(attr);
+            assert_eq!(stays_behind(attr, why, plain), stays, "{name}: {why}, plain {plain}");
+        }
+    }
 }

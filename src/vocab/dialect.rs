@@ -47,6 +47,9 @@ pub const PRIVILEGED_STORED_STAT: &[u8] = b"security.fuseoverlayfs.override_stat
 /// fuse-overlayfs's own spelling of an opaque directory.
 pub const FUSE_OVERLAYFS_OPAQUE: &[u8] = b"user.fuseoverlayfs.opaque";
 
+/// SELinux's label: the machine's, not the layer's. docker, podman and containerd leave it out of images, too.
+pub const LABEL: &[u8] = b"security.selinux";
+
 /// Before the name of what an AUFS whiteout hides.
 pub const AUFS_PREFIX: &[u8] = b".wh.";
 /// The file that makes its directory opaque in AUFS.

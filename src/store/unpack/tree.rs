@@ -9,14 +9,12 @@ use super::error::Error;
 use super::name::{self, Named};
 use super::{Limits, Options, Owners};
 use crate::layer::{File, Handle};
-use crate::vocab::dialect::{self, FUSE_OVERLAYFS_OPAQUE, Prefix, STORED_STAT, STORED_STATS};
+use crate::vocab::dialect::{self, FUSE_OVERLAYFS_OPAQUE, LABEL, Prefix, STORED_STAT, STORED_STATS};
 use crate::vocab::owner::StoredStat;
 use crate::vocab::{Errno, Kind, SetTime, Timestamp};
 
 /// Default ACLs change what is made in their directory: they come when all is made.
 const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
-/// Labels are the machine's, not the image's: docker, podman and containerd leave them out, too.
-const LABEL: &[u8] = b"security.selinux";
 
 /// Directories held open at once; deeper ones are opened anew from there.
 const MAX_OPEN: usize = 64;
