@@ -158,6 +158,12 @@ impl Settings {
             "squash_to_uid" => self.ids.uid.squash(id(name, needed()?)?),
             "squash_to_gid" => self.ids.gid.squash(id(name, needed()?)?),
             _ if NO_EFFECT.contains(&name) => {}
+            // The label without it would be a wider one.
+            _ if self.mount.context.is_some() && is_category(name) => {
+                return Err(Error::new(format!("option {name}: the label of context= was cut at a comma")).hint(
+                    "quote it, also from the shell: -o 'context=\"system_u:object_r:container_file_t:s0:c1,c2\"'",
+                ));
+            }
             _ => log::warn!("option {name} is not known and has no effect"),
         }
         Ok(())
@@ -244,7 +250,12 @@ fn seconds(value: &[u8]) -> Result<Duration, Error> {
     })
 }
 
-/// The parts between separators; those in double quotes (of a whole option) do not separate, and those
+/// A category of SELinux's, or a range of them: `c7`, `c0.c1023`.
+fn is_category(word: &str) -> bool {
+    word.split('.').all(|c| c.strip_prefix('c').is_some_and(|n| n.parse::<u16>().is_ok()))
+}
+
+/// The parts between separators; those of an option's value in double quotes do not separate, and those
 /// behind a backslash do not either and stay as they are, but for the innermost level, which [`unescape`] takes care of.
 fn split(words: &[u8], separator: u8) -> Vec<Vec<u8>> {
     let mut parts = vec![Vec::new()];
@@ -253,7 +264,8 @@ fn split(words: &[u8], separator: u8) -> Vec<Vec<u8>> {
     while let Some(b) = bytes.next() {
         let part = parts.last_mut();
         match (b, part) {
-            (b'"', _) if separator == b',' => quoted = !quoted,
+            (b'"', _) if quoted => quoted = false,
+            (b'"', Some(part)) if separator == b',' && is_name(part) => quoted = true,
             (b, _) if b == separator && !quoted => parts.push(Vec::new()),
             (b'\\', Some(part)) => match bytes.next() {
                 Some(next) if next == separator => part.push(next),
@@ -265,6 +277,11 @@ fn split(words: &[u8], separator: u8) -> Vec<Vec<u8>> {
     }
     parts.retain(|p| !p.is_empty());
     parts
+}
+
+/// Whether a value comes next: `name=`.
+fn is_name(part: &[u8]) -> bool {
+    part.split_last().is_some_and(|(&last, name)| last == b'=' && !name.contains(&b'='))
 }
 
 /// Takes away the backslash before a colon or a backslash.
@@ -303,6 +320,23 @@ mod tests {
         assert_eq!(s.given.lowers, ["/a", "/b:c", "/d,e"].map(PathBuf::from));
         assert_eq!(s.given.upper, Some("/u:p".into()));
         assert_eq!(s.given.work, Some("/w,k".into()));
+    }
+
+    #[test]
+    fn a_label_is_quoted() {
+        let label = |words| taken(words).mount.context;
+        let whole = Some("u:r:t:s0:c1,c2".to_owned());
+        assert_eq!(label(r#"ro,context="u:r:t:s0:c1,c2",volatile"#), whole);
+        assert_eq!(label(r#"context="u:r:t:s0:c1,c2""#), whole);
+        assert_eq!(label("context=u:r:t:s0"), Some("u:r:t:s0".to_owned()));
+        for cut in ["context=u:r:t:s0:c1,c2", "ro,context=u:r:t:s0:c1,c2.c7,volatile"] {
+            assert!(Settings::default().take(OsStr::new(cut)).is_err(), "{cut}");
+        }
+        assert!(!is_category("cache") && !is_category("c") && !is_category("c1.") && !is_category(""));
+        // A quote inside is one of the name.
+        let s = taken(r#"lowerdir=/a"b:/c="d,upperdir=/"e,workdir=/w"#);
+        assert_eq!(s.given.lowers, ["/a\"b", "/c=\"d"].map(PathBuf::from));
+        assert_eq!(s.given.upper, Some("/\"e".into()));
     }
 
     #[test]
