@@ -17,8 +17,13 @@ pub(super) fn has(pid: u32, capability: u32) -> bool {
     if !ours || pid == 0 {
         return false;
     }
-    let first = std::fs::read_link(format!("/proc/{pid}/ns/user")).is_ok_and(|ns| ns == Path::new(FIRST_NAMESPACE));
-    first && std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| in_effect(&status, capability))
+    in_first_namespace(&pid.to_string())
+        && std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| in_effect(&status, capability))
+}
+
+/// Whether a process, by its name in /proc, is in the first user namespace.
+pub(super) fn in_first_namespace(pid: &str) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/ns/user")).is_ok_and(|ns| ns == Path::new(FIRST_NAMESPACE))
 }
 
 fn in_effect(status: &str, capability: u32) -> bool {

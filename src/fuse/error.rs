@@ -33,6 +33,16 @@ pub enum Error {
         /// Why.
         why: io::Error,
     },
+    /// SELinux refuses the mount's label.
+    #[error("mount on {} with context={label}: {}", path.display(), vocab::why(why))]
+    Label {
+        /// Where.
+        path: PathBuf,
+        /// The label.
+        label: String,
+        /// Why.
+        why: io::Error,
+    },
     /// An ordinary user needs the set-user-id helper, and it is not there.
     #[error("fusermount3 is not installed, and only root may mount on {} without it", path.display())]
     NoHelper {
@@ -93,6 +103,10 @@ impl Error {
                 Some(libc::ENODEV) => "load the kernel's FUSE module: `modprobe fuse` as root".into(),
                 _ => return None,
             },
+            Self::Label { why, .. } if why.raw_os_error() == Some(libc::EACCES) => {
+                "SELinux lets us give a mount no such label: `ausearch -m avc -ts recent` shows what was denied".into()
+            }
+            Self::Label { .. } => "name a label that SELinux's policy has, as `ls -Z` shows them".into(),
             Self::InUse { path } => format!("unmount it first: onlay umount {}", path.display()),
             Self::NoHelper { .. } => "install the package fuse3, or mount inside a user namespace (unshare -rm)".into(),
             Self::Helper { said, .. } if said.contains("user_allow_other") => {

@@ -15,6 +15,7 @@ mod convert;
 mod device;
 mod error;
 mod handshake;
+mod label;
 mod mechanisms;
 pub mod mount;
 mod mountinfo;

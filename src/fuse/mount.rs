@@ -22,14 +22,12 @@ use rustix::net::{
 };
 
 use super::mountinfo::type_on;
-use super::{Error, FS_TYPE};
+use super::{Error, FS_TYPE, label};
 
 const DEVICE: &str = "/dev/fuse";
 const HELPER: &str = "fusermount3";
 /// What is shown after `fuse.` as the type.
 const SUBTYPE: &str = "onlay";
-/// It is there where SELinux runs: `context` means nothing to the kernel elsewhere.
-const SELINUX: &str = "/sys/fs/selinux/enforce";
 
 /// How to mount.
 #[derive(Clone, Debug)]
@@ -46,7 +44,7 @@ pub struct Options {
     pub exec: bool,
     /// What is shown as the source.
     pub source: String,
-    /// SELinux's label of everything in it, passed on where SELinux runs.
+    /// SELinux's label of everything in it, passed on where the kernel takes one.
     pub context: Option<String>,
 }
 
@@ -106,30 +104,36 @@ impl Mount {
     /// # Errors
     /// As [`new`](Self::new).
     pub fn aside(at: Mountpoint, options: &Options) -> Result<Self, Error> {
-        match mount_detached(&at.device, options) {
-            Ok(tree) => Ok(Self {
-                path: at.path,
-                id: stat_tree(&tree).ok().map(|st| MountId(st.stx_mnt_id)),
-                device: at.device,
-                tree: Some(tree),
-            }),
-            Err(e) => {
+        let options = label::heeded(options);
+        let tree = match mount_detached(&at.device, &options) {
+            Ok(tree) => tree,
+            Err(e) => match refused(at.path.clone(), e.into(), &options) {
+                // SELinux is asked last: the device has been used up by then.
+                e @ Error::Label { .. } => return Err(e),
                 // mount(2) and the helper say better what is wrong, if it is not the call that is missing.
-                log::debug!("{}: no mount by fsopen: {e}", at.path.display());
-                Self::new(at, options)
-            }
-        }
+                e => {
+                    log::debug!("no mount by fsopen: {e}");
+                    return Self::placed(at, &options);
+                }
+            },
+        };
+        let id = stat_tree(&tree).ok().map(|st| MountId(st.stx_mnt_id));
+        Ok(Self { path: at.path, id, device: at.device, tree: Some(tree) })
     }
 
     /// Mounts. Nobody answers until a [`Session`](super::Session) is made of it.
     ///
     /// # Errors
     /// What mount(2) answers; a helper that is missing or refuses.
-    pub fn new(Mountpoint { path, device }: Mountpoint, options: &Options) -> Result<Self, Error> {
+    pub fn new(at: Mountpoint, options: &Options) -> Result<Self, Error> {
+        Self::placed(at, &label::heeded(options))
+    }
+
+    fn placed(Mountpoint { path, device }: Mountpoint, options: &Options) -> Result<Self, Error> {
         let device = match mount_directly(&path, device, options) {
             Ok(device) => device,
             Err(e) if e.raw_os_error() == Some(libc::EPERM) => mount_by_helper(&path, options)?,
-            Err(why) => return Err(Error::Mount { path, why }),
+            Err(why) => return Err(refused(path, why, options)),
         };
         // A stat of the root would wait for an answer from us; the mount's id alone is known without.
         let id = mount_id(&path).ok();
@@ -266,7 +270,7 @@ fn stat_tree(mount: &OwnedFd) -> rustix::io::Result<Statx> {
 }
 
 /// What fuse and the security module are told; an option without a value is a flag.
-fn kernel_options(device: &OwnedFd, options: &Options, selinux: bool) -> Vec<(&'static str, Option<String>)> {
+fn kernel_options(device: &OwnedFd, options: &Options) -> Vec<(&'static str, Option<String>)> {
     let mut words = vec![
         ("fd", Some(device.as_raw_fd().to_string())),
         ("rootmode", Some("40000".to_owned())),
@@ -275,7 +279,7 @@ fn kernel_options(device: &OwnedFd, options: &Options, selinux: bool) -> Vec<(&'
         ("default_permissions", None),
     ];
     words.extend(options.allow_other.unwrap_or(true).then_some(("allow_other", None)));
-    words.extend(options.context.clone().filter(|_| selinux).map(|label| ("context", Some(label))));
+    words.extend(options.context.clone().map(|label| ("context", Some(label))));
     words
 }
 
@@ -289,8 +293,12 @@ fn joined(words: &[(&str, Option<String>)]) -> String {
     words.iter().map(word).collect::<Vec<_>>().join(",")
 }
 
-fn is_selinux() -> bool {
-    Path::new(SELINUX).exists()
+/// What mount(2) or fsopen(2) answered; SELinux says `EINVAL` and `EACCES` of a label.
+fn refused(path: PathBuf, why: io::Error, options: &Options) -> Error {
+    match (&options.context, why.raw_os_error()) {
+        (Some(label), Some(libc::EINVAL | libc::EACCES)) => Error::Label { path, label: label.clone(), why },
+        _ => Error::Mount { path, why },
+    }
 }
 
 /// fsopen(2) and what belongs to it: a mount that is in no place yet, and goes when the descriptor is closed.
@@ -302,7 +310,7 @@ fn mount_detached(device: &OwnedFd, options: &Options) -> rustix::io::Result<Own
     if options.read_only {
         fsconfig_set_flag(&fs, "ro")?;
     }
-    for (name, value) in kernel_options(device, options, is_selinux()) {
+    for (name, value) in kernel_options(device, options) {
         match value {
             None => fsconfig_set_flag(&fs, name)?,
             Some(value) => fsconfig_set_string(&fs, name, value)?,
@@ -323,7 +331,7 @@ fn mount_directly(path: &Path, device: OwnedFd, options: &Options) -> io::Result
     flags.set(MountFlags::NOSUID, !options.suid);
     flags.set(MountFlags::NODEV, !options.dev);
     flags.set(MountFlags::NOEXEC, !options.exec);
-    let data = std::ffi::CString::new(joined(&kernel_options(&device, options, is_selinux())))?;
+    let data = std::ffi::CString::new(joined(&kernel_options(&device, options)))?;
     rustix::mount::mount(options.source.as_str(), path, FS_TYPE, flags, data.as_c_str())?;
     Ok(device)
 }
@@ -342,8 +350,9 @@ fn mount_by_helper(path: &Path, options: &Options) -> Result<OwnedFd, Error> {
     ];
     words.extend(others.then(|| "allow_other".to_owned()));
     words.extend((!options.exec).then(|| "noexec".to_owned()));
-    let label = options.context.clone().filter(|_| is_selinux());
-    words.extend(label.map(|label| joined(&[("context", Some(label))])));
+    if options.context.is_some() {
+        label::unheeded(&format!("{HELPER} takes none"));
+    }
 
     let fail = |e: rustix::io::Errno| Error::Mount { path: path.into(), why: e.into() };
     let (ours, theirs) =
@@ -410,14 +419,28 @@ mod tests {
         let device: OwnedFd = File::open("/dev/null").unwrap().into();
         let label = Some("system_u:object_r:container_file_t:s0:c1,c2".to_owned());
         let options = Options { context: label, allow_other: Some(false), ..Options::default() };
-        let told = joined(&kernel_options(&device, &options, true));
+        let told = joined(&kernel_options(&device, &options));
         assert!(told.starts_with(&format!("fd={},rootmode=40000,user_id=", device.as_raw_fd())), "{told}");
         assert!(
             told.ends_with(",default_permissions,context=\"system_u:object_r:container_file_t:s0:c1,c2\""),
             "{told}"
         );
-        // Without SELinux the kernel refuses the word.
-        let told = joined(&kernel_options(&device, &Options { allow_other: None, ..options }, false));
+        let told = joined(&kernel_options(&device, &Options { allow_other: None, context: None, ..options }));
         assert!(told.ends_with(",default_permissions,allow_other"), "{told}");
+    }
+
+    #[test]
+    fn a_label_that_is_refused_is_named() {
+        let with = Options { context: Some("nonsense".to_owned()), ..Options::default() };
+        let refused = |code, options| {
+            let e = refused("/m".into(), io::Error::from_raw_os_error(code), options);
+            (e.to_string(), e.hint().unwrap_or_default())
+        };
+        let (said, hint) = refused(libc::EINVAL, &with);
+        assert!(said.contains("/m") && said.contains("nonsense"), "{said}");
+        assert!(hint.contains("SELinux"), "{hint}");
+        assert!(refused(libc::EACCES, &with).1.contains("ausearch"));
+        assert!(!refused(libc::ENODEV, &with).0.contains("nonsense"));
+        assert!(refused(libc::EINVAL, &Options::default()).1.contains("/dev/fuse"));
     }
 }
