@@ -32,6 +32,9 @@ pub(super) fn wait(container: &Container, patience: Option<Duration>) -> Result<
     Ok(true)
 }
 
+/// How long a monitor may take from its start until it listens, and from then to its end.
+const LISTENING: Duration = Duration::from_secs(5);
+
 /// How long a container may take to end, unless it says otherwise.
 const PATIENCE: u64 = 10;
 
@@ -73,17 +76,17 @@ pub(super) fn kill(container: &Container) -> Result<(), Error> {
 
 /// Sends a signal to a container's command. One that has just ended got what it was sent for.
 pub(super) fn send(container: &Container, signal: Signal) -> Result<(), Error> {
-    match runner::signal(container.dir(), signal) {
-        Err(_) if container.status()? != Status::Running => Ok(()),
-        // In the foreground of somebody's terminal: its runner sends on what it gets.
-        Err(e) => match container.state()?.pid {
-            Some(pid) if signal != Signal::SIGKILL => {
-                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), signal).map_err(|_| e.into())
-            }
-            _ => Err(e.into()),
-        },
-        Ok(()) => Ok(()),
+    let until = Instant::now() + LISTENING;
+    while let Err(e) = runner::signal(container.dir(), signal) {
+        // Nobody listens: it is about to start, or to end.
+        if wait(container, Some(GLANCE))? {
+            break;
+        }
+        if Instant::now() >= until {
+            return Err(e.into());
+        }
     }
+    Ok(())
 }
 
 /// A signal by its name, with or without SIG, or its number.

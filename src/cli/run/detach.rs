@@ -68,13 +68,16 @@ fn monitor(store: &Store, container: &Container, running: Running, args: &Args, 
     });
     if let Err(e) = &ended {
         note(container.dir(), &format!("onlay: {}", e.message()));
+    }
+    if !args.rm {
+        drop(running);
+    } else if let Err(e) = store.remove_container(container, running) {
+        log::warn!("remove container {}: {e}", container.record.name);
+    }
+    // Last: who asked finds it as it stays, and nobody's.
+    if let Err(e) = &ended {
         let answer = format!("{}\0{}\0{}", e.code().unwrap_or(FAILED), e.message(), e.hint_text().unwrap_or(""));
         tell.write_all(answer.as_bytes()).ok();
-    }
-    if args.rm
-        && let Err(e) = store.remove_container(container, running)
-    {
-        log::warn!("remove container {}: {e}", container.record.name);
     }
     0
 }
