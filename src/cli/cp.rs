@@ -18,9 +18,11 @@ use super::error::Error;
 use super::run::own_process;
 use super::save::to_stdout;
 use super::store::StoreArgs;
+use crate::runner::Mapping;
 use crate::store::{Container, Store};
 use crate::sys::process::{Fork, end_with, fork};
 use crate::vocab::why;
+use pack::Owners;
 use place::Place;
 
 /// Copy files between a container and here
@@ -79,13 +81,15 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     match (End::of(&args.source), End::of(&args.target)) {
         (End::Inside(name, from), to @ (End::Here(_) | End::Stream)) => {
             let inside = Inside { store: &store, container: store.container(&name)? };
+            // Where there is one id only, every owner is shown as root.
+            let owners = flag(Mapping::of_caller()?.is_single(), REMEMBERED);
             let End::Here(to) = to else {
                 // The archive is whoever's reads it: all that is known is in it.
-                let words = ["pack".into(), from.into_os_string(), follow, "named".into()];
+                let words = ["pack".into(), from.into_os_string(), follow, "named".into(), owners];
                 to_stdout()?.flush().map_err(|e| Error::new(format!("standard output: {}", why(&e))))?;
                 return inside.work(words.to_vec()).map(code);
             };
-            let words = vec!["pack".into(), from.clone().into_os_string(), follow, OsString::new()];
+            let words = vec!["pack".into(), from.clone().into_os_string(), follow, OsString::new(), owners];
             inside.beside(words, Towards::Here, |pipe| {
                 let contents = place::is_contents(&from);
                 unpack::unpack(pipe, &Place { path: to.clone(), base: place::base(&from), contents }, args.archive)
@@ -101,7 +105,7 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
             let source = pack::Source::open(&from, args.follow_link)?;
             let contents = flag(place::is_contents(&from), CONTENTS);
             let words = vec!["unpack".into(), to.into_os_string(), keep, place::base(&from), contents];
-            inside.beside(words, Towards::Container, |pipe| pack::pack(&source, pipe, None))
+            inside.beside(words, Towards::Container, |pipe| pack::pack(&source, pipe, None, Owners::Shown))
         }
         (End::Inside(..), End::Inside(..)) => Err(Error::new("cp from container to container")
             .hint("in two steps, or: onlay cp A:PATH - | onlay cp - B:PATH")),
@@ -112,17 +116,19 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
 }
 
 const KEEP: &str = "keep";
+const REMEMBERED: &str = "remembered";
 const FOLLOW: &str = "follow";
 const CONTENTS: &str = "contents";
 
 /// What is done inside: the life of a process there, by its words.
 pub(super) fn inside(words: &[OsString]) -> i32 {
     let done = match words {
-        [verb, path, follow, named] if verb == "pack" => {
+        [verb, path, follow, named, owners] if verb == "pack" => {
             let path = Path::new(path);
             let source = pack::Source::open(path, follow == FOLLOW);
             let name = (named == "named").then(|| place::base(path));
-            source.and_then(|source| pack::pack(&source, std::io::stdout().lock(), name))
+            let owners = if owners == REMEMBERED { Owners::Remembered } else { Owners::Shown };
+            source.and_then(|source| pack::pack(&source, std::io::stdout().lock(), name, owners))
         }
         [verb, path, keep, base, contents] if verb == "unpack" => {
             let place = Place { path: path.into(), base: base.clone(), contents: contents == CONTENTS };

@@ -43,5 +43,8 @@ pub const PID_ATTR: &str = "user.onlay.pid";
 /// The virtual attribute of a mount's root that, when it is read, first syncs the upper layer.
 pub const SYNC_ATTR: &str = "user.onlay.sync";
 
+/// The virtual attribute of anything in a view that shows all as root's: who owns it by what is remembered, `UID:GID`.
+pub const OWNER_ATTR: &str = "user.onlay.owner";
+
 /// The file system type in `/proc/mounts`.
 pub const FS_TYPE: &str = "fuse.onlay";

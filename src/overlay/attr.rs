@@ -67,6 +67,28 @@ impl Overlay {
         Ok(self.attr_of(node, stat))
     }
 
+    /// Who owns an object by what is remembered, where all are shown as somebody else's: user and group. `None` in a view
+    /// that remembers nobody.
+    ///
+    /// # Errors
+    /// `ENOENT`, and what the layer answers.
+    pub fn remembered_owner(&self, ino: u64) -> Result<Option<(u32, u32)>> {
+        if !self.config.stored_owners {
+            return Ok(None);
+        }
+        let node = self.node(ino)?;
+        let stat = if node.has_upper() {
+            self.with_upper(&node, |dir, name| self.stored_stat(dir, name))?
+        } else {
+            let stores = self.layers.iter().any(|l| l.stored_owners);
+            self.with_top(&node, |dir, name| {
+                let stored = if stores { self.marks(dir, name)?.stored } else { None };
+                Ok(self.on_disk(dir.stat(name)?, stored.as_ref()))
+            })?
+        };
+        Ok(Some((stat.uid, stat.gid)))
+    }
+
     /// The stat of what the lowers have of a non-directory, as the view shows it, but for inode and link numbers.
     pub(super) fn lower_stat(&self, node: &Node) -> Result<Stat> {
         let other = node.state.lock().other().ok_or(Errno::NOENT)?;

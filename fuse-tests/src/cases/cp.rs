@@ -17,7 +17,7 @@ const MAPPED: &[User] = &[User::Root, User::Ordinary];
 
 cases!("cp":
     out_and_in.onlay().by(ALL), as_archives.onlay().by(ALL), owners_by_the_map.onlay().by(MAPPED),
-    links_lead_nowhere_else.onlay().by(ALL), mistakes_are_told.onlay().by(ALL), all_kinds.onlay().by(ALL),
+    owners_that_are_remembered.onlay().by(&[User::Norange]), links_lead_nowhere_else.onlay().by(ALL), mistakes_are_told.onlay().by(ALL), all_kinds.onlay().by(ALL),
 );
 
 /// A store with a container `web`, which runs.
@@ -139,6 +139,35 @@ fn owners_by_the_map(cx: &mut Ctx) -> Result<()> {
         }
         b.says(&["rm", "-f", "web"])?;
     }
+    Ok(())
+}
+
+/// With one id only all is shown as root's, and yet known.
+fn owners_that_are_remembered(cx: &mut Ctx) -> Result<()> {
+    let b = running(cx)?;
+    let script = "busybox chown 33:44 /data/a; busybox chown 1000 /data/sub; busybox chown 7:8 /etc; echo mine > /data/mine";
+    b.says(&["exec", "web", "sh", "-c", script])?;
+    let listed = |from: &str| -> Result<Vec<String>> {
+        let script = format!("{} --root {} cp {from} - | tar -tv --numeric-owner", cx.binary().display(), b.store);
+        let out = Out::of(Command::new("sh").args(["-c", &script]))?.ok()?;
+        let line = |l: &str| {
+            let words: Vec<_> = l.split_whitespace().collect();
+            format!("{} {}", words.get(1).unwrap_or(&""), words.last().unwrap_or(&"").trim_end_matches('/'))
+        };
+        Ok(out.stdout.lines().map(line).collect())
+    };
+    let want = ["0/0 data", "33/44 data/a", "0/0 data/mine", "1000/0 data/sub", "0/0 data/sub/b"];
+    same!(listed("web:/data")?, want);
+    same!(listed("web:/etc")?.first().cloned(), Some("7/8 etc".to_owned()));
+    // What is asked for is no attribute that one can set, or see in a list; nor does it help outside of the view.
+    let forge = b.call(&["exec", "web", "busybox", "setfattr", "-n", "user.onlay.owner", "-v", "5:5", "/data/mine"])?;
+    holds!(forge.code != 0 || listed("web:/data/mine")? == ["0/0 mine"], "{forge:?}");
+    // Of those that do not run the same is known.
+    b.says(&["kill", "web"])?;
+    same!(listed("web:/data")?, want);
+    // It is not ours to give here.
+    let moved = b.call(&["cp", "-a", "web:/data/a", &cx.dir.p("kept").display().to_string()])?.ok()?;
+    holds!(moved.stderr.contains("owners can't be kept"), "{moved:?}");
     Ok(())
 }
 

@@ -13,6 +13,7 @@ use tar::{Builder, EntryType, Header};
 
 use super::place::{base, open_dir};
 use crate::cli::error::Error;
+use crate::fuse::OWNER_ATTR;
 use crate::vocab::why;
 
 /// The name of what is copied, where it gets another one anyway.
@@ -49,9 +50,22 @@ impl Source {
     }
 }
 
+/// Whose files are said to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owners {
+    /// As they are shown.
+    Shown,
+    /// As the view remembers, which shows all of its own as root's.
+    Remembered,
+}
+
 /// Packs it under `name`.
-pub(super) fn pack(source: &Source, to: impl Write, name: Option<OsString>) -> Result<(), Error> {
-    let mut packer = Packer { to: Builder::new(to), links: HashMap::new() };
+pub(super) fn pack(source: &Source, to: impl Write, name: Option<OsString>, owners: Owners) -> Result<(), Error> {
+    let view = match owners {
+        Owners::Shown => None,
+        Owners::Remembered => rustix::fs::stat("/").ok().map(|root| root.st_dev),
+    };
+    let mut packer = Packer { to: Builder::new(to), links: HashMap::new(), view };
     let name = name.unwrap_or_else(|| NAMELESS.into());
     packer.add(&source.dir, &source.name, Path::new(&name), &source.path)?;
     packer.to.finish().map_err(|e| Error::new(format!("write the archive: {}", why(&e))))
@@ -61,6 +75,8 @@ struct Packer<W: Write> {
     to: Builder<W>,
     /// By device and inode, the first name of what has several.
     links: HashMap<(u64, u64), PathBuf>,
+    /// The device whose owners are remembered, and shown as root.
+    view: Option<u64>,
 }
 
 impl<W: Write> Packer<W> {
@@ -85,6 +101,7 @@ impl<W: Write> Packer<W> {
         match kind {
             FileType::RegularFile => {
                 let file = File::from(openat(dir, name, flags, Mode::empty()).map_err(|e| fail(&e))?);
+                self.remember(&mut header, &stat, &file);
                 header.set_entry_type(EntryType::Regular);
                 let size = file.metadata().map_err(|e| fail(&e))?.len();
                 header.set_size(size);
@@ -94,6 +111,7 @@ impl<W: Write> Packer<W> {
             }
             FileType::Directory => {
                 let opened = openat(dir, name, flags | OFlags::DIRECTORY, Mode::empty()).map_err(|e| fail(&e))?;
+                self.remember(&mut header, &stat, &opened);
                 header.set_entry_type(EntryType::Directory);
                 self.to.append_data(&mut header, path, std::io::empty()).map_err(|e| fail(&e))?;
                 let mut names = Vec::new();
@@ -122,6 +140,24 @@ impl<W: Write> Packer<W> {
             }
         }
     }
+
+    /// The owner that the view remembers; nobody can have forged it, as the view answers for its own files itself.
+    fn remember(&self, header: &mut Header, stat: &Stat, file: impl AsFd) {
+        let mut value = [0; 32];
+        if self.view == Some(stat.st_dev)
+            && let Ok(len) = rustix::fs::fgetxattr(file, OWNER_ATTR, &mut value)
+            && let Some((uid, gid)) = owner(&value[..len])
+        {
+            header.set_uid(uid);
+            header.set_gid(gid);
+        }
+    }
+}
+
+/// What the view's attribute says.
+fn owner(value: &[u8]) -> Option<(u64, u64)> {
+    let (uid, gid) = std::str::from_utf8(value).ok()?.split_once(':')?;
+    Some((uid.parse::<u32>().ok()?.into(), gid.parse::<u32>().ok()?.into()))
 }
 
 fn header(stat: &Stat) -> Header {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::Ops;
 use crate::fuse::beside::BESIDE_ATTR;
-use crate::fuse::{PID_ATTR, SYNC_ATTR};
+use crate::fuse::{OWNER_ATTR, PID_ATTR, SYNC_ATTR};
 use crate::overlay::ROOT;
 use crate::vocab::{Errno, Result};
 
@@ -47,6 +47,9 @@ impl Ops {
 
     pub(in crate::fuse) fn setxattr(&self, ino: u64, name: &[u8], value: &[u8], flags: i32) -> Result<()> {
         self.allowed(name)?;
+        if name == OWNER_ATTR.as_bytes() && self.overlay.remembered_owner(ino)?.is_some() {
+            return Err(Errno::PERM);
+        }
         self.bare.setting(|| self.overlay.setxattr(ino, name, value, flags))
     }
 
@@ -58,6 +61,11 @@ impl Ops {
         if ino == ROOT && name == SYNC_ATTR.as_bytes() {
             self.overlay.sync_all()?;
             return sized(b"done".to_vec(), size);
+        }
+        if name == OWNER_ATTR.as_bytes()
+            && let Some((uid, gid)) = self.overlay.remembered_owner(ino)?
+        {
+            return sized(format!("{uid}:{gid}").into_bytes(), size);
         }
         self.allowed(name)?;
         if self.bare.is_proven() {
