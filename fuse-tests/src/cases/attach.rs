@@ -99,7 +99,7 @@ fn a_session_left_by_keys(cx: &mut Ctx) -> Result<()> {
     until("it is seen by both", || Ok(one.seen()?.contains("other")))?;
     one.keys.write_all(b"exit 7\n")?;
     same!((one.script.wait()?.code(), other.script.wait()?.code()), (Some(7), Some(7)));
-    same!((b.status()?, b.says(&["wait", "web"])?), ("exited".to_owned(), "7".to_owned()));
+    same!((b.says(&["wait", "web"])?, b.status()?), ("7".to_owned(), "exited".to_owned()));
     Ok(())
 }
 
@@ -123,6 +123,7 @@ fn a_detached_terminal(cx: &mut Ctx) -> Result<()> {
     same!(terminal.script.wait()?.code(), Some(4));
     holds!(watching.child.wait()?.code() == Some(4) && watching.seen()?.contains("last"), "{}", watching.seen()?);
     // Started again, it is as it was.
+    same!(b.says(&["wait", "web"])?, "4");
     b.says(&["start", "web"])?;
     let mut terminal = Terminal::new(&b, "attach web")?;
     terminal.answers("echo on''ce more\n", "once more")
