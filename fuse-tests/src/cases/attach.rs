@@ -194,7 +194,7 @@ fn signals_are_sent_on(cx: &mut Ctx) -> Result<()> {
 
 fn who_does_not_read_keeps_nobody_from_ending(cx: &mut Ctx) -> Result<()> {
     let b = Shelf::new(cx)?;
-    b.says(&["run", "-dt", "--name", "web", "base:1", "sh", "-c", "while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done"])?;
+    b.says(&["run", "-dt", "--name", "web", "base:1", "sh", "-c", "trap '' TERM; while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done"])?;
     let mut command = Command::new(cx.binary());
     command.args(["--root", &b.store, "attach", "--no-stdin", "web"]).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = command.spawn()?;
