@@ -292,7 +292,14 @@ impl Overlay {
         self.copy_up(&parent, Want::Metadata)?;
         self.copy_up(&node, Want::Metadata)?;
         if !self.keep_redirect(&node)? {
-            return Err(Errno::NOENT);
+            // It has lost its last name; those that are counted still are covered by something else.
+            if self.node_attr(&node)?.stat.nlink == 0 {
+                let names = parent.names();
+                self.vacant(&parent, names.removed, name)?;
+                return Err(Errno::NOENT);
+            }
+            // Nothing would lead to its data below.
+            self.copy_up(&node, Want::ALL_DATA)?;
         }
         let pinned = self.with_upper(&node, |dir, at| dir.pin(at))?;
         let names = parent.names_mut();

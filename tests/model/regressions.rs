@@ -142,3 +142,17 @@ fn what_a_socket_covers_is_gone() {
     ops.iter().for_each(|op| h.run(op));
     h.check_packed(false);
 }
+
+/// Who had lost its last name was refused before the new one was looked at.
+#[test]
+fn a_taken_name_goes_before_a_lost_one() {
+    let layers = below(&[("d", file(1)), ("c", DIR)]);
+    run(&layers, Prefix::Trusted, &[Op::Keep(at("d"), 1), Op::Unlink(at("d")), Op::Link(Target::Kept(1), at("c"))]);
+}
+
+/// A file with one more name, which something covers, may have a new one though it lost all that can be seen.
+#[test]
+fn what_is_counted_under_a_covered_name_can_be_linked() {
+    let layers = [below(&[("d/a", file(0))]), below(&[("d", file(1)), ("a/d", Put::Link(at("d")))])].concat();
+    run(&layers, Prefix::Trusted, &[Op::Keep(at("a/d"), 0), Op::Unlink(at("a/d")), Op::Link(Target::Kept(0), at("b"))]);
+}
