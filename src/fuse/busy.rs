@@ -2,7 +2,8 @@
 //!
 //! Most of a round trip is waking threads on other CPUs. A program that got its answer often asks again at once; if a
 //! thread of ours is still awake then, one of the two wake-ups is saved. One thread at a time looks, on a descriptor that
-//! does not block; it lets others go first on its CPU, and gives up sooner each time that nothing came.
+//! does not block; it does what will probably be asked for next, or lets others go first on its CPU, and gives up sooner each
+//! time that nothing came.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -10,10 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::device::Received;
+use super::ops::Ops;
 use crate::vocab::{Errno, Result};
 
 /// The longest look: about what two wake-ups cost on a virtual machine.
 const LONGEST: Duration = Duration::from_micros(50);
+/// The longest look that gets something done meanwhile.
+const WORKING: Duration = Duration::from_micros(500);
 /// A look shorter than this is none.
 const SHORTEST: Duration = Duration::from_micros(5);
 /// Who has given up tries again after so many requests.
@@ -41,7 +45,7 @@ impl Lookout {
     ///
     /// # Errors
     /// What read(2) answers, but for what only means that there is nothing yet.
-    pub(super) fn look(&self, patience: &mut Patience, buf: &mut [u8]) -> Result<Option<Received>> {
+    pub(super) fn look(&self, ops: &Ops, patience: &mut Patience, buf: &mut [u8]) -> Result<Option<Received>> {
         if self.taken.load(Ordering::Relaxed) {
             return Ok(None);
         }
@@ -49,7 +53,7 @@ impl Lookout {
         if self.taken.swap(true, Ordering::Acquire) {
             return Ok(None);
         }
-        let got = self.read(window, buf);
+        let got = self.read(ops, window, buf);
         self.taken.store(false, Ordering::Release);
         match got {
             Ok(Some(_)) => patience.met(),
@@ -58,7 +62,7 @@ impl Lookout {
         got
     }
 
-    fn read(&self, window: Duration, buf: &mut [u8]) -> Result<Option<Received>> {
+    fn read(&self, ops: &Ops, window: Duration, buf: &mut [u8]) -> Result<Option<Received>> {
         let begun = Instant::now();
         loop {
             match rustix::io::read(&self.device, &mut *buf) {
@@ -67,9 +71,12 @@ impl Lookout {
                 Err(Errno::NODEV) => return Ok(Some(Received::End)),
                 Err(e) => return Err(e),
             }
-            // On a busy CPU this takes longer than the look may.
-            rustix::thread::sched_yield();
-            if begun.elapsed() > window {
+            let worked = ops.work_ahead();
+            if !worked {
+                // On a busy CPU this takes longer than the look may.
+                rustix::thread::sched_yield();
+            }
+            if begun.elapsed() > if worked { WORKING } else { window } {
                 return Ok(None);
             }
         }

@@ -75,7 +75,7 @@ pub(super) fn serve(device: BorrowedFd<'_>, lookout: Option<&Lookout>, ops: &Ops
     let (mut request, mut reply) = (buffer(), vec![0; MAX_WRITE as usize]);
     loop {
         let early = match lookout {
-            Some(lookout) => lookout.look(&mut patience, &mut request)?.map(|got| (lookout.device(), got)),
+            Some(lookout) => lookout.look(ops, &mut patience, &mut request)?.map(|got| (lookout.device(), got)),
             None => None,
         };
         let (device, got) = match early {

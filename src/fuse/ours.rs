@@ -65,6 +65,9 @@ impl Ours {
         // FORGET and the like alone do not keep more than one busy.
         let readers = if rings.is_empty() { tuning.threads.max(1) } else { 1 };
         let (lookout, busy_poll) = look_out(device.as_fd(), tuning.wishes.busy_poll, clones, !rings.is_empty());
+        if lookout.is_some() {
+            ops.expect_work_ahead();
+        }
         Ok(Self { ops, device, clones, readers, rings, hindered, lookout, busy_poll })
     }
 

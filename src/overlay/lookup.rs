@@ -178,7 +178,13 @@ impl Overlay {
     /// What the lowers have under `name` in `parent`, shown or not.
     pub(super) fn in_lower(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<Lower>> {
         let dirs = parent.lower_dirs();
-        if dirs.is_empty() { Ok(None) } else { self.step_lower(&dirs, name) }
+        if dirs.is_empty() {
+            return Ok(None);
+        }
+        match self.ahead.take(parent, name) {
+            Some(found) => Ok(Some(found)),
+            None => self.step_lower(&dirs, name),
+        }
     }
 
     /// What a name is in the view.
