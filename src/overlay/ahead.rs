@@ -1,7 +1,7 @@
 //! Work ahead: who walks a tree lists the directories of a directory next. A thread that looks out for that request
 //! reads them meanwhile, from the layers below, of which nothing changes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
@@ -24,12 +24,19 @@ const MAX_ENTRIES: usize = 512;
 pub(super) struct Ahead {
     /// Somebody does it.
     on: AtomicBool,
-    /// A walk goes down first, so the last one comes first.
-    steps: Mutex<Vec<Step>>,
+    todo: Mutex<Todo>,
     /// By [`Node::id`] of the directory, and name.
     kept: Mutex<HashMap<u64, HashMap<Box<[u8]>, Lower>>>,
     /// How many.
     count: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Todo {
+    /// A walk goes down first, so the last one comes first.
+    steps: Vec<Step>,
+    /// Directories, by inode number, that nobody has listed yet; steps for others are void.
+    awaited: HashSet<u64>,
 }
 
 #[derive(Debug)]
@@ -52,26 +59,26 @@ impl Ahead {
     /// A directory is being listed, so what was left to do for it is done now.
     pub(super) fn comes(&self, node: &Node) {
         if self.on.load(Ordering::Relaxed) {
-            let mut steps = self.steps.lock();
-            while steps.last().is_some_and(|s| s.of() == node.ino) {
-                steps.pop();
-            }
+            self.todo.lock().awaited.remove(&node.ino);
         }
     }
 
     /// These directories were just told of, in this order.
     pub(super) fn expect(&self, dirs: &[u64]) {
         if !dirs.is_empty() && self.on.load(Ordering::Relaxed) {
-            self.add(dirs.iter().map(|ino| Step::List(*ino)));
+            let mut todo = self.todo.lock();
+            todo.awaited.extend(dirs);
+            todo.add(dirs.iter().map(|ino| Step::List(*ino)));
         }
     }
 
-    /// Adds steps, the first of which is to be the next.
-    fn add(&self, new: impl DoubleEndedIterator<Item = Step>) {
-        let mut steps = self.steps.lock();
-        steps.extend(new.rev());
-        let over = steps.len().saturating_sub(MAX_STEPS);
-        steps.drain(..over);
+    /// An inode went.
+    pub(super) fn forget(&self, id: u64) {
+        if self.count.load(Ordering::Relaxed) > 0
+            && let Some(names) = self.kept.lock().remove(&id)
+        {
+            self.count.fetch_sub(names.len(), Ordering::Relaxed);
+        }
     }
 
     /// What the layers were found to have under a name of this directory; it is told once.
@@ -101,6 +108,26 @@ impl Ahead {
     }
 }
 
+impl Todo {
+    /// Adds steps, the first of which is to be the next.
+    fn add(&mut self, new: impl DoubleEndedIterator<Item = Step>) {
+        self.steps.extend(new.rev());
+        let over = self.steps.len().saturating_sub(MAX_STEPS);
+        for step in self.steps.drain(..over) {
+            self.awaited.remove(&step.of());
+        }
+    }
+
+    fn next(&mut self) -> Option<Step> {
+        loop {
+            let step = self.steps.pop()?;
+            if self.awaited.contains(&step.of()) {
+                return Some(step);
+            }
+        }
+    }
+}
+
 impl Overlay {
     /// From now on somebody calls [`work_ahead`](Self::work_ahead) when there is time.
     pub fn expect_work_ahead(&self) {
@@ -110,7 +137,7 @@ impl Overlay {
 
     /// Does a little of what will probably be asked for next: a listing, or a look at one name. Whether there was any.
     pub fn work_ahead(&self) -> bool {
-        let Some(step) = self.ahead.steps.lock().pop() else { return false };
+        let Some(step) = self.ahead.todo.lock().next() else { return false };
         let done = match &step {
             Step::List(ino) => self.list_ahead(*ino),
             Step::Look(ino, name) => self.look_ahead(*ino, name),
@@ -135,7 +162,7 @@ impl Overlay {
         }
         let listing = self.listing(&node)?;
         drop(names);
-        self.ahead.add(listing.names(MAX_ENTRIES).into_iter().map(|name| Step::Look(ino, name)));
+        self.ahead.todo.lock().add(listing.names(MAX_ENTRIES).into_iter().map(|name| Step::Look(ino, name)));
         Ok(())
     }
 

@@ -14,8 +14,8 @@ use crate::vocab::{Errno, Kind, Result, Stat};
 /// What is read again when it was changed meanwhile; not for ever.
 const TRIES: u32 = 100;
 
-/// So many inodes went: time to tidy up.
-const MANY: usize = 1 << 15;
+/// So many inodes went: time to tidy up. What went since the last time is what may be kept for nothing.
+const MANY: usize = 1 << 12;
 
 /// What a name is in the view, and in which layers.
 #[derive(Debug)]
@@ -86,6 +86,7 @@ impl Overlay {
         for id in gone {
             self.dirs.remove(&id);
             self.listings.remove(&id);
+            self.ahead.forget(id);
             self.files.remove(&(id, false));
             self.files.remove(&(id, true));
         }
