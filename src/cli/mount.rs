@@ -43,7 +43,6 @@ Options of -o:
   noexec  fsname=NAME
 What saves requests, each on, off or auto; -v says what was chosen and why:
   negative_entries  no_open  dir_cache  killpriv  passthrough  writeback  absent_xattrs  readahead=KIB
-  busy_poll (look out for the next request for up to 50 µs before sleeping: sooner answers for CPU time)
   btime (on: statx(2) tells when files were born, at a request for each that somebody asks it of)
   transport=uring, device, fuser or auto: who carries requests (io_uring where the kernel allows it,
   /dev/fuse, the crate fuser)

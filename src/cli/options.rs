@@ -137,7 +137,6 @@ impl Settings {
             "no_open" => self.tuning.wishes.no_open = wish(name, value)?,
             "dir_cache" => self.tuning.wishes.dir_cache = wish(name, value)?,
             "killpriv" => self.tuning.wishes.killpriv = wish(name, value)?,
-            "busy_poll" => self.tuning.wishes.busy_poll = wish(name, value)?,
             "btime" => self.tuning.wishes.btime = wish(name, value)?,
             "passthrough" => self.tuning.wishes.passthrough = wish(name, value)?,
             "writeback" => self.tuning.wishes.writeback = wish(name, value)?,

@@ -1,13 +1,11 @@
 //! Our own transport: requests are read from `/dev/fuse` and replies written to it, one at a time in each thread.
 
+use std::fs::File;
 use std::io::IoSlice;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
-
 use super::abi::{Header, OUT_HEADER, Out, Request};
-use super::busy::{Lookout, Patience};
 use super::handshake::buffer;
 use super::ops::{MAX_WRITE, Ops};
 use super::wire::answer;
@@ -55,34 +53,31 @@ fn sent(written: Result<usize>) -> Result<()> {
     }
 }
 
-/// One more descriptor of the connection, with these flags of open(2).
-///
-/// # Errors
-/// What opening the device answers, or the kernel, where it has no such thing.
-pub(super) fn another(device: BorrowedFd<'_>, flags: OFlags) -> Result<Arc<OwnedFd>> {
-    let fresh = rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC | flags, Mode::empty())?;
-    sys::fuse_dev::clone_into(device, &fresh)?;
-    Ok(Arc::new(fresh))
+/// One more descriptor of the connection, for a thread of its own; the same one where there can be none.
+pub(super) fn another(device: &Arc<OwnedFd>) -> Arc<OwnedFd> {
+    let fresh = File::options().read(true).write(true).open(DEVICE).map(OwnedFd::from);
+    match fresh.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO)) {
+        Ok(fresh) => match sys::fuse_dev::clone_into(device.as_fd(), &fresh) {
+            Ok(()) => return Arc::new(fresh),
+            Err(e) => log::debug!("one descriptor for all threads: {e}"),
+        },
+        Err(e) => log::debug!("one descriptor for all threads: {DEVICE}: {e}"),
+    }
+    device.clone()
 }
 
-/// Answers what comes from this descriptor, and from the lookout's, until the mount is gone.
+/// Answers what comes from this descriptor, until the mount is gone.
 ///
 /// # Errors
 /// What the device answers.
-pub(super) fn serve(device: BorrowedFd<'_>, lookout: Option<&Lookout>, ops: &Ops) -> Result<()> {
-    let mut patience = Patience::default();
+pub(super) fn serve(device: BorrowedFd<'_>, ops: &Ops) -> Result<()> {
     // Both are as big as the biggest request; what was never used is never there.
     let (mut request, mut reply) = (buffer(), vec![0; MAX_WRITE as usize]);
     loop {
-        let early = match lookout {
-            Some(lookout) => lookout.look(ops, &mut patience, &mut request)?.map(|got| (lookout.device(), got)),
-            None => None,
+        let n = match receive(device, &mut request)? {
+            Received::Request(n) => n,
+            Received::End => return Ok(()),
         };
-        let (device, got) = match early {
-            Some(early) => early,
-            None => (device, receive(device, &mut request)?),
-        };
-        let Received::Request(n) = got else { return Ok(()) };
         let (unique, done) = match Request::parse(&request[..n]) {
             Ok(parsed) => (parsed.header.unique, answer(ops, &parsed, &mut reply)),
             Err(e) => match Header::parse(&request[..n]) {

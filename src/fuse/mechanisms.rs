@@ -58,8 +58,6 @@ pub struct Wishes {
     pub writeback: Wish,
     /// The kernel asks once, not before each write, whether a file has capabilities to lose.
     pub killpriv: Wish,
-    /// Who has answered looks out for the next request before it sleeps.
-    pub busy_poll: Wish,
     /// The kernel is told when files were born: one request for each inode that it is asked about so.
     pub btime: Wish,
 }

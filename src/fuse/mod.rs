@@ -2,13 +2,12 @@
 //!
 //! [`mount`] attaches a fuse mount to a directory and knows how to detach just that one; [`session`] answers its
 //! requests until it is gone. In between, a transport parses each request and calls one of [`ops`], which know the union
-//! and no transport. Transports are fuser ([`by_fuser`]) and our own: [`device`] and [`ring`] carry bytes ([`busy`]: without
-//! sleeping in between), [`wire`] and [`abi`] know what they mean. All of it can be used in steps, so that a process can mount while it has one thread and serve later.
+//! and no transport. Transports are fuser ([`by_fuser`]) and our own: [`device`] and [`ring`] carry bytes, [`wire`] and
+//! [`abi`] know what they mean. All of it can be used in steps, so that a process can mount while it has one thread and serve later.
 
 mod abi;
 mod bare;
 mod beside;
-mod busy;
 mod by_fuser;
 mod capability;
 mod convert;

@@ -445,16 +445,6 @@ impl Ops {
         self.overlay.readdir(ino, cookie, &mut |e| each(shown(e.name, e.ino), e.cookie, e.kind, e.name))
     }
 
-    /// From now on somebody calls [`work_ahead`](Self::work_ahead).
-    pub(super) fn expect_work_ahead(&self) {
-        self.overlay.expect_work_ahead();
-    }
-
-    /// A little of what will probably be asked for next. Whether there was any.
-    pub(super) fn work_ahead(&self) -> bool {
-        guarded("work ahead", || Ok(self.overlay.work_ahead())).unwrap_or(false)
-    }
-
     /// The same with attributes.
     pub(super) fn readdirplus(&self, ino: u64, cookie: u64, each: &mut dyn FnMut(&Plus<'_>) -> bool) -> Result<()> {
         let shown = self.shown_in(ino)?;

@@ -1,19 +1,14 @@
 //! Our own transports: threads over [`device`] alone, or over [`ring`]s with one that reads the device.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use rustix::fs::OFlags;
-
-use super::busy::Lookout;
-use super::device;
+use super::device::{self, another};
 use super::handshake::shake_hands;
-use super::mechanisms::{self, Chosen, Wish};
 use super::ops::{Ops, feature};
 use super::ring;
-use super::session::Tuning;
 use super::straight::Straight;
 use super::transport::Transport;
 use crate::vocab::{Result, why};
@@ -34,8 +29,6 @@ pub(super) struct Ours {
     rings: Vec<ring::Server>,
     /// Why there is no io_uring though it was wanted.
     hindered: Option<String>,
-    lookout: Option<Arc<Lookout>>,
-    busy_poll: Chosen,
 }
 
 impl Ours {
@@ -43,7 +36,7 @@ impl Ours {
     ///
     /// # Errors
     /// What the device answers, and a kernel that is too old.
-    pub(super) fn new(device: OwnedFd, ops: Arc<Ops>, tuning: &Tuning, clones: bool, uring: bool) -> io::Result<Self> {
+    pub(super) fn new(device: OwnedFd, ops: Arc<Ops>, threads: usize, clones: bool, uring: bool) -> io::Result<Self> {
         let (mut rings, mut hindered) = (Vec::new(), None);
         if uring {
             // All that can fail does before the kernel counts on it.
@@ -63,12 +56,8 @@ impl Ours {
             ops.hand_over_by(Straight::new(device.clone()));
         }
         // FORGET and the like alone do not keep more than one busy.
-        let readers = if rings.is_empty() { tuning.threads.max(1) } else { 1 };
-        let (lookout, busy_poll) = look_out(device.as_fd(), tuning.wishes.busy_poll, clones, !rings.is_empty());
-        if lookout.is_some() {
-            ops.expect_work_ahead();
-        }
-        Ok(Self { ops, device, clones, readers, rings, hindered, lookout, busy_poll })
+        let readers = if rings.is_empty() { threads.max(1) } else { 1 };
+        Ok(Self { ops, device, clones, readers, rings, hindered })
     }
 
     /// Which one it has come to.
@@ -81,33 +70,20 @@ impl Ours {
         self.hindered.clone()
     }
 
-    /// Whether threads look out for the next request before they sleep, and why.
-    pub(super) fn busy_poll(&self) -> Chosen {
-        self.busy_poll.clone()
-    }
-
-    /// A descriptor for a thread of its own; the same one where there can be none.
-    fn another(&self) -> Arc<OwnedFd> {
-        device::another(self.device.as_fd(), OFlags::empty()).unwrap_or_else(|e| {
-            log::debug!("one descriptor for all threads: {}", e);
-            self.device.clone()
-        })
-    }
-
     /// Answers until the mount is gone.
     ///
     /// # Errors
     /// What the first thread that failed ran into.
-    pub(super) fn run(mut self) -> io::Result<()> {
+    pub(super) fn run(self) -> io::Result<()> {
         let mut threads = Vec::new();
-        for (i, server) in std::mem::take(&mut self.rings).into_iter().enumerate() {
+        for (i, server) in self.rings.into_iter().enumerate() {
             let (device, ops) = (self.device.clone(), self.ops.clone());
             threads.push(start(format!("ring-{i}"), move || server.serve(device.as_fd(), &ops))?);
         }
         for i in 0..self.readers {
-            let device = if i > 0 && self.clones { self.another() } else { self.device.clone() };
-            let (ops, lookout) = (self.ops.clone(), self.lookout.clone());
-            threads.push(start(format!("fuse-{i}"), move || device::serve(device.as_fd(), lookout.as_deref(), &ops))?);
+            let device = if i > 0 && self.clones { another(&self.device) } else { self.device.clone() };
+            let ops = self.ops.clone();
+            threads.push(start(format!("fuse-{i}"), move || device::serve(device.as_fd(), &ops))?);
         }
         let mut ended = Ok(());
         for thread in threads {
@@ -117,25 +93,6 @@ impl Ours {
         self.ops.destroy();
         ended
     }
-}
-
-/// Where threads look out for the next request, if they do; and why.
-fn look_out(device: BorrowedFd<'_>, wish: Wish, clones: bool, uring: bool) -> (Option<Arc<Lookout>>, Chosen) {
-    let several = std::thread::available_parallelism().is_ok_and(|n| n.get() > 1);
-    let best = if several { "who asks on another CPU is answered sooner" } else { "there is one CPU" };
-    let made = match wish.or(several) {
-        false => Ok(None),
-        true if uring => Err("io_uring answers on the caller's CPU".to_owned()),
-        true if !clones => Err("the mount hides /dev/fuse".to_owned()),
-        true => device::another(device, OFlags::NONBLOCK)
-            .map(|device| Some(Arc::new(Lookout::new(device))))
-            .map_err(|e| format!("no second descriptor: {e}")),
-    };
-    let hindered = made.as_ref().err().map(String::as_str);
-    let why = mechanisms::why(wish, hindered, best);
-    let lookout = made.ok().flatten();
-    let chosen = Chosen::new("busy_poll", lookout.is_some(), why);
-    (lookout, chosen)
 }
 
 fn start(name: String, f: impl FnOnce() -> Result<()> + Send + 'static) -> io::Result<JoinHandle<Result<()>>> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use fuser::{Config, SessionACL};
 
 use super::by_fuser::Shim;
-use super::mechanisms::{self, Chosen, Wish, Wishes};
+use super::mechanisms::{self, Chosen, Wishes};
 use super::mount::{Mount, Unmount, hides_device};
 use super::ops::Ops;
 use super::ours::Ours;
@@ -98,13 +98,6 @@ impl Carrier {
             Self::Ours(ours) => ours.transport(),
         }
     }
-
-    fn busy_poll(&self, wish: Wish) -> Chosen {
-        match self {
-            Self::Fuser(_) => Chosen::new("busy_poll", false, mechanisms::why(wish, Some("fuser 0.18 sleeps"), "")),
-            Self::Ours(ours) => ours.busy_poll(),
-        }
-    }
 }
 
 impl Session {
@@ -119,7 +112,7 @@ impl Session {
         let (transport, mut why) = transport::choose(tuning.transport);
         let carrier = match transport {
             Transport::Fuser => by_fuser(device, ops.clone(), tuning, clone),
-            _ => Ours::new(device, ops.clone(), tuning, clone, transport == Transport::Uring).map(|ours| {
+            _ => Ours::new(device, ops.clone(), tuning.threads, clone, transport == Transport::Uring).map(|ours| {
                 why = ours.hindered().unwrap_or(why.clone());
                 Carrier::Ours(ours)
             }),
@@ -129,7 +122,6 @@ impl Session {
                 let mut mechanisms = ops.mechanisms();
                 mechanisms.push(birth(&ops, &carrier, tuning));
                 mechanisms.push(Chosen { name: "transport", what: carrier.transport().to_string(), why });
-                mechanisms.push(carrier.busy_poll(tuning.wishes.busy_poll));
                 mechanisms.push(readahead::set(unmount.device_number(), tuning.wishes.readahead));
                 Ok(Self { carrier, unmount, mechanisms })
             }

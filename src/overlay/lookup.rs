@@ -14,8 +14,8 @@ use crate::vocab::{Errno, Kind, Result, Stat};
 /// What is read again when it was changed meanwhile; not for ever.
 const TRIES: u32 = 100;
 
-/// So many inodes went: time to tidy up. What went since the last time is what may be kept for nothing.
-const MANY: usize = 1 << 12;
+/// So many inodes went: time to tidy up.
+const MANY: usize = 1 << 15;
 
 /// What a name is in the view, and in which layers.
 #[derive(Debug)]
@@ -86,7 +86,6 @@ impl Overlay {
         for id in gone {
             self.dirs.remove(&id);
             self.listings.remove(&id);
-            self.ahead.forget(id);
             self.files.remove(&(id, false));
             self.files.remove(&(id, true));
         }
@@ -179,13 +178,7 @@ impl Overlay {
     /// What the lowers have under `name` in `parent`, shown or not.
     pub(super) fn in_lower(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Option<Lower>> {
         let dirs = parent.lower_dirs();
-        if dirs.is_empty() {
-            return Ok(None);
-        }
-        match self.ahead.take(parent, name) {
-            Some(found) => Ok(Some(found)),
-            None => self.step_lower(&dirs, name),
-        }
+        if dirs.is_empty() { Ok(None) } else { self.step_lower(&dirs, name) }
     }
 
     /// What a name is in the view.

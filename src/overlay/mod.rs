@@ -11,7 +11,6 @@
 //! | [`lookup`] | a name of the view to an inode, and which layers have it |
 //! | [`place`] | where an inode's upper object is; handles and open files |
 //! | [`readdir`] | listings with cookies that never move |
-//! | [`ahead`] | what a walk will list next |
 //! | [`copy_up`] | lower to upper |
 //! | [`create`], [`remove`], [`rename`] | changes of names |
 //! | [`tmpfile`] | files without one |
@@ -32,7 +31,6 @@
 //! - A node's copy-up mutex is outermost and held while its data is copied; a child's comes before its parent's. Copying
 //!   holds no other lock; publishing takes the parent's `names` for an instant. A lookup never waits for a copy-up.
 
-mod ahead;
 mod attr;
 mod beside;
 mod changes;
@@ -232,7 +230,6 @@ pub struct Overlay {
     files: quick_cache::sync::Cache<(u64, bool), Arc<File>>,
     listings: quick_cache::sync::Cache<u64, Arc<readdir::Listing>, readdir::BySize>,
     names: quick_cache::sync::Cache<u64, Arc<names::Names>, names::ByCount>,
-    ahead: ahead::Ahead,
     hasher: std::hash::RandomState,
     temp: AtomicU64,
     /// How many inodes went so far.

@@ -40,14 +40,6 @@ pub(super) struct Listing {
 #[derive(Clone, Debug)]
 pub(super) struct BySize;
 
-impl Listing {
-    /// All names in the order of a listing; none if there are more than `most`.
-    pub(super) fn names(&self, most: usize) -> Vec<Box<[u8]>> {
-        let entries = self.entries.read();
-        if entries.0.len() > most { Vec::new() } else { entries.0.keys().map(|(_, name)| name.clone()).collect() }
-    }
-}
-
 impl quick_cache::Weighter<u64, Arc<Listing>> for BySize {
     fn weight(&self, _: &u64, listing: &Arc<Listing>) -> u64 {
         listing.weight as u64 + 4
@@ -106,8 +98,6 @@ impl Overlay {
         if names.removed {
             return Ok(());
         }
-        self.ahead.comes(&node);
-        let mut dirs = Vec::new();
         let listing = self.listing(&node)?;
         let listing = listing.entries.read();
         self.read_to(&node, &listing, cookie);
@@ -118,9 +108,6 @@ impl Overlay {
                     let full = each(&Entry { ino: attr.ino, kind: attr.stat.kind, ..entry }, Some(&attr));
                     if !full {
                         self.inodes.claim(&child);
-                        if attr.stat.kind == Kind::Dir {
-                            dirs.push(attr.ino);
-                        }
                     }
                     full
                 }
@@ -131,7 +118,6 @@ impl Overlay {
                 break;
             }
         }
-        self.ahead.expect(&dirs);
         Ok(())
     }
 
@@ -182,7 +168,7 @@ impl Overlay {
     }
 
     /// The listing of a directory, from the cache or the layers. The caller holds its `names`.
-    pub(super) fn listing(&self, node: &Arc<Node>) -> Result<Arc<Listing>> {
+    fn listing(&self, node: &Arc<Node>) -> Result<Arc<Listing>> {
         if let Some(listing) = self.listings.get(&node.id) {
             return Ok(listing);
         }

@@ -110,7 +110,6 @@ impl Overlay {
             files: quick_cache::sync::Cache::new(open),
             listings: readdir::cache(),
             names: super::names::cache(),
-            ahead: super::ahead::Ahead::default(),
             hasher: std::hash::RandomState::new(),
             temp: std::sync::atomic::AtomicU64::new(0),
             forgotten: std::sync::atomic::AtomicUsize::new(0),

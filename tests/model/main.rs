@@ -5,7 +5,6 @@
 // Clippy knows tests by their attribute; most of this is what they share.
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used)]
 
-mod ahead;
 mod check;
 mod indexed;
 mod layers;

@@ -65,7 +65,7 @@ impl Worker<'_> {
         let caller = Caller::default();
         let (dir, name) = (self.dir()?, self.dice.name());
         let overlay = self.overlay;
-        match self.dice.roll(15) {
+        match self.dice.roll(14) {
             0 => self.held.push(overlay.mknod(&caller, dir, &name, Kind::File, 0o644, 0)?.ino),
             1 | 2 => self.held.push(overlay.mkdir(&caller, dir, &name, 0o755)?.ino),
             3 => self.held.push(overlay.symlink(&caller, dir, &name, b"there")?.ino),
@@ -87,10 +87,7 @@ impl Worker<'_> {
                 let ino = self.object()?;
                 overlay.setattr(ino, &SetAttr { mode: Some(0o700), ..SetAttr::default() })?;
             }
-            12 => (0..8).for_each(|_| {
-                overlay.work_ahead();
-            }),
-            13 => {
+            12 => {
                 let ino = self.object()?;
                 overlay.read(ino, 0, &mut [0; 64])?;
             }
@@ -153,7 +150,6 @@ fn round(seed: u64) -> u32 {
         Overlay::new(layers, Config { open_files: 16, ..Config::default() }).expect("a union")
     };
     let overlay = Arc::new(mount());
-    overlay.expect_work_ahead();
     let (send, done) = mpsc::channel();
     for n in 0..THREADS {
         let (overlay, send) = (overlay.clone(), send.clone());

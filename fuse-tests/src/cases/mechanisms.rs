@@ -23,7 +23,7 @@ cases!("mechanisms":
     writeback_keeps_times.onlay(), absent_xattrs.onlay(), present_xattrs.onlay(),
     attributes_come_with_names.onlay().by(ROOT),
     writeback_tells_no_holes.onlay(), writeback_and_passthrough.onlay().by(ROOT),
-    birth_is_asked_once.onlay().by(ROOT), busy_poll.onlay(),
+    birth_is_asked_once.onlay().by(ROOT),
 );
 
 /// Mounts with options; what `-v` says.
@@ -420,36 +420,6 @@ fn birth_is_asked_once(cx: &mut Ctx) -> Result<()> {
             (0..20).try_for_each(|_| ["f", "g"].iter().try_for_each(|n| m.stat(n).map(drop)))
         })?;
         same!((options, of(&requests, "STATX")), (options, asked));
-    }
-    Ok(())
-}
-
-fn busy_poll(cx: &mut Ctx) -> Result<()> {
-    cx.lower()?.file("f", "x")?;
-    let line = |said: &str| said.lines().find(|l| l.contains("busy_poll: ")).map(str::to_owned).unwrap_or_default();
-    let said = line(&mount(cx, "transport=fuser,busy_poll=on")?);
-    holds!(said.contains("busy_poll: off (fuser"), "{said}");
-    umount(cx)?;
-    for asked in ["on", "off"] {
-        let said = line(&mount(cx, &format!("transport=device,busy_poll={asked}"))?);
-        holds!(said.contains(&format!("busy_poll: {asked} (as asked)")), "{said}");
-        // Several ask at once, of whom one at most is met by who looks.
-        std::thread::scope(|s| {
-            let each: Vec<_> = (0..4).map(|i| s.spawn({ let m = &cx.m; move || changes(m, i) })).collect();
-            each.into_iter().try_for_each(|t| t.join().unwrap_or_else(|_| Err(anyhow::anyhow!("a thread panicked"))))
-        })?;
-        umount(cx)?;
-    }
-    Ok(())
-}
-
-fn changes(m: &Tree, i: usize) -> Result<()> {
-    for k in 0..50 {
-        let (name, to) = (format!("{i}-{k}"), format!("{i}+{k}"));
-        m.file(&name, &name)?.mv(&name, &to)?;
-        same!(m.read(&to)?, name);
-        m.rm(&to)?;
-        fails!(std::fs::symlink_metadata(m.p(&to)), ENOENT);
     }
     Ok(())
 }
