@@ -5,6 +5,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -31,7 +32,7 @@ pub(crate) struct Ctx {
     /// The merged view.
     pub(crate) m: Tree,
     lowers: Vec<Tree>,
-    before: Option<Vec<Manifest>>,
+    before: OnceLock<Vec<Manifest>>,
     mounted: bool,
     onlay: PathBuf,
     /// What onlay is mounted with.
@@ -80,7 +81,7 @@ impl Ctx {
             m: Tree(dir.p("mnt")),
             dir,
             lowers: Vec::new(),
-            before: None,
+            before: OnceLock::new(),
             mounted: false,
             onlay,
             options: None,
@@ -127,14 +128,13 @@ impl Ctx {
         if self.lowers.is_empty() {
             self.lower()?;
         }
-        if self.before.is_none() {
-            self.before = Some(self.manifests()?);
-            if self.fs == Fs::Plain {
-                for lower in self.lowers.iter().rev() {
-                    let mut src = lower.0.clone().into_os_string();
-                    src.push("/.");
-                    Out::of(Command::new("cp").arg("-a").arg(src).arg(&self.m.0))?.ok().context("copy")?;
-                }
+        let first = self.before.get().is_none();
+        self.record_lowers()?;
+        if first && self.fs == Fs::Plain {
+            for lower in self.lowers.iter().rev() {
+                let mut src = lower.0.clone().into_os_string();
+                src.push("/.");
+                Out::of(Command::new("cp").arg("-a").arg(src).arg(&self.m.0))?.ok().context("copy")?;
             }
         }
         match self.fs {
@@ -144,15 +144,16 @@ impl Ctx {
                 self.mount_kernel(&self.m.0, marks)?;
             }
             Fs::Onlay => {
-                self.onlay(&self.mount_args())?.ok().context("onlay mount")?;
+                self.onlay(&self.mount_args()?)?.ok().context("onlay mount")?;
             }
         }
         self.mounted = self.fs != Fs::Plain;
         Ok(self.m.clone())
     }
 
-    /// The command line of `onlay mount` for this case.
-    pub(crate) fn mount_args(&self) -> Vec<String> {
+    /// The command line of `onlay mount` for this case; the lowers are on record from now on.
+    pub(crate) fn mount_args(&self) -> Result<Vec<String>> {
+        self.record_lowers()?;
         let text = |p: &Path| p.display().to_string();
         let mut args = vec!["mount".to_owned()];
         for lower in &self.lowers {
@@ -161,7 +162,7 @@ impl Ctx {
         args.extend(["--upper".to_owned(), text(&self.upper.0), "--work".to_owned(), text(&self.work.0)]);
         args.extend(self.options.iter().flat_map(|o| ["-o".to_owned(), o.clone()]));
         args.push(text(&self.m.0));
-        args
+        Ok(args)
     }
 
     /// Mounts the kernel's union of the case's layers, with more options.
@@ -217,18 +218,25 @@ impl Ctx {
         Out::of(Command::new(&self.onlay).args(args).current_dir("/"))
     }
 
-    /// The lowers are nothing that a manifest can be made of, or are changed by the case itself.
+    /// The lowers are nothing that a manifest can be made of: the case looks after them itself.
     pub(crate) fn forget_lowers(&mut self) {
-        self.before = Some(Vec::new());
+        self.before = OnceLock::from(Vec::new());
     }
 
-    fn manifests(&self) -> Result<Vec<Manifest>> {
-        self.lowers.iter().map(|l| Manifest::of(&l.0, What::DISK)).collect()
+    /// The lowers as they are have to stay so, if nothing is on record yet: for a case that mounts them by itself.
+    pub(crate) fn record_lowers(&self) -> Result<()> {
+        if self.before.get().is_none() {
+            let all = self.lowers.iter().map(|l| Manifest::of(&l.0, What::DISK)).collect::<Result<_>>()?;
+            self.before.get_or_init(|| all);
+        }
+        Ok(())
     }
 
     /// Fails if a lower layer is not what it was at the first mount.
     pub(crate) fn lowers_unchanged(&self) -> Result<()> {
-        for (before, lower) in self.before.iter().flatten().zip(&self.lowers) {
+        let before = self.before.get();
+        ensure!(before.is_some() || self.lowers.is_empty(), "there are lower layers, and none is on record");
+        for (before, lower) in before.into_iter().flatten().zip(&self.lowers) {
             let after = Manifest::of(&lower.0, What::DISK)?;
             before.check(&after, &format!("{} was changed", lower.0.display()))?;
         }

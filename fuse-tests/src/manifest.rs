@@ -9,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use rustix::fs::SeekFrom;
 
 use crate::tree::xattrs;
 
@@ -122,19 +123,34 @@ fn line(path: &Path, md: &fs::Metadata, what: What) -> Result<String> {
     Ok(line)
 }
 
-/// Hash of a file's content; a file that we may not read is known by its size and times alone.
+/// Hash of a file's content, without blocks of zeros (the size is told elsewhere): what is hollow is not read. A file that
+/// we may not read is known by its size and times alone.
 fn hash(path: &Path) -> Result<String> {
+    const BLOCK: u64 = 1 << 16;
     let mut file = match fs::File::open(path) {
         Ok(f) => f,
         Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Ok("unreadable".to_owned()),
         Err(e) => return Err(e.into()),
     };
     let mut hasher = blake3::Hasher::new();
-    let mut buf = vec![0; 1 << 16];
+    let mut block = Vec::new();
+    let mut at = 0;
     loop {
-        match file.read(&mut buf)? {
-            0 => return Ok(hasher.finalize().to_hex()[..32].to_owned()),
-            n => hasher.update(&buf[..n]),
+        at = match rustix::fs::seek(&file, SeekFrom::Data(at)) {
+            Ok(data) => data - data % BLOCK,
+            Err(rustix::io::Errno::NXIO) => return Ok(hasher.finalize().to_hex()[..32].to_owned()),
+            // Knows no holes.
+            Err(rustix::io::Errno::INVAL) => at,
+            Err(e) => return Err(e.into()),
         };
+        rustix::fs::seek(&file, SeekFrom::Start(at))?;
+        block.clear();
+        if file.by_ref().take(BLOCK).read_to_end(&mut block)? == 0 {
+            return Ok(hasher.finalize().to_hex()[..32].to_owned());
+        }
+        if block.iter().any(|b| *b != 0) {
+            hasher.update(&at.to_le_bytes()).update(&block);
+        }
+        at += BLOCK;
     }
 }

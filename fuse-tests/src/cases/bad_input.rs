@@ -323,7 +323,7 @@ fn upper_of_a_newer_format(cx: &mut Ctx) -> Result<()> {
     cx.lower()?.file("f", "x")?;
     cx.work.dir("work/incompat/time-travel")?;
     cx.upper.file("kept", "k")?;
-    let out = cx.onlay(&cx.mount_args())?;
+    let out = cx.onlay(&cx.mount_args()?)?;
     is_clear(&out, "time-travel")?;
     holds!(mounts_below(&cx.dir.0)?.is_empty());
     // Nothing was touched.

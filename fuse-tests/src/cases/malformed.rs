@@ -24,7 +24,7 @@ fn served(cx: &mut Ctx, look: impl Fn(&Tree) -> Result<()>) -> Result<String> {
     let log = cx.dir.p("log");
     let file = std::fs::File::create(&log)?;
     let mut cmd = Command::new(cx.binary());
-    cmd.args(cx.mount_args()).arg("--foreground").stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
+    cmd.args(cx.mount_args()?).arg("--foreground").stdin(Stdio::null()).stdout(Stdio::null()).stderr(file);
     let mut daemon = cmd.current_dir("/").spawn()?;
     let end = Instant::now() + Duration::from_secs(10);
     while mounts_below(&cx.dir.0)?.is_empty() {

@@ -28,7 +28,7 @@ cases!("mechanisms":
 
 /// Mounts with options; what `-v` says.
 fn mount(cx: &mut Ctx, options: &str) -> Result<String> {
-    let mut args = cx.mount_args();
+    let mut args = cx.mount_args()?;
     args.extend(["-v", "-o", options].map(str::to_owned));
     let said = cx.onlay(&args)?.ok()?.stderr;
     if said.contains("passthrough: off (the kernel or the transport does not offer it)") && cx.user == User::Root {
@@ -85,7 +85,7 @@ fn are_told(cx: &mut Ctx) -> Result<()> {
 fn nonsense_is_refused(cx: &mut Ctx) -> Result<()> {
     cx.lower()?;
     for options in ["no_open=perhaps", "readahead=far", "killpriv=2"] {
-        let mut args = cx.mount_args();
+        let mut args = cx.mount_args()?;
         args.extend(["-o".to_owned(), options.to_owned()]);
         let out = cx.onlay(&args)?;
         holds!(out.code == 1 && out.stderr.contains(options) && out.stderr.contains("hint:"), "{out:?}");
@@ -209,6 +209,7 @@ fn present_xattrs(cx: &mut Ctx) -> Result<()> {
     let low = cx.lower()?;
     (0..200).try_for_each(|i| low.file(&format!("d/{i}"), "x").map(drop))?;
     low.file("e/deep/f", "x")?.setx("e/deep/f", "user.there", "yes")?;
+    cx.record_lowers()?;
     let (lower, at) = (low.0.display().to_string(), cx.m.0.display().to_string());
     cx.onlay(&["mount", "-o", &format!("lowerdir={lower},absent_xattrs=on"), &at])?.ok()?;
     same!(ask_for_xattrs(&cx.m, 30)?, false);

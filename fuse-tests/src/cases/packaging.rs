@@ -52,7 +52,7 @@ fn cargo_install(cx: &mut Ctx) -> Result<()> {
     // Nothing else comes with it, and it works.
     same!(std::fs::read_dir(root.join("bin"))?.count(), 1);
     cx.lower()?.file("f", "x")?;
-    Out::of(Command::new(&bin).args(cx.mount_args()))?.ok()?;
+    Out::of(Command::new(&bin).args(cx.mount_args()?))?.ok()?;
     let seen = cx.m.read("f");
     Out::of(Command::new(&bin).arg("umount").arg(&cx.m.0))?.ok()?;
     same!(seen?, "x");

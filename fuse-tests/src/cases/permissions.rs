@@ -207,7 +207,7 @@ fn sticky(cx: &mut Ctx) -> Result<()> {
 }
 
 fn with(cx: &mut Ctx, options: &str, look: impl Fn(&Tree) -> Result<()>) -> Result<()> {
-    let mut args = cx.mount_args();
+    let mut args = cx.mount_args()?;
     args.extend(["-o".to_owned(), options.to_owned()]);
     cx.onlay(&args)?.ok()?;
     let looked = look(&cx.m);

@@ -215,8 +215,6 @@ fn hundred_thousand_while_it_changes(cx: &mut Ctx) -> Result<()> {
     for i in 0..HALF {
         File::create(low.p(format!("d/low{i}")))?;
     }
-    // The manifest of so many would be most of the time.
-    cx.forget_lowers();
     let m = cx.mount()?;
     for i in 0..HALF {
         File::create(m.p(format!("d/up{i}")))?;

@@ -19,7 +19,7 @@ cases!("transport":
 const ALL: [&str; 3] = ["fuser", "device", "uring"];
 
 fn mount(cx: &mut Ctx, transport: &str) -> Result<String> {
-    let mut args = cx.mount_args();
+    let mut args = cx.mount_args()?;
     args.extend(["-v".to_owned(), "-o".to_owned(), format!("transport={transport}")]);
     Ok(cx.onlay(&args)?.ok()?.stderr)
 }
@@ -60,7 +60,7 @@ fn each_works_and_is_told(cx: &mut Ctx) -> Result<()> {
 
 fn nonsense_is_refused(cx: &mut Ctx) -> Result<()> {
     cx.lower()?;
-    let mut args = cx.mount_args();
+    let mut args = cx.mount_args()?;
     args.extend(["-o", "transport=pigeon"].map(str::to_owned));
     let out = cx.onlay(&args)?;
     holds!(out.code != 0 && out.stderr.contains("transport=pigeon"), "{out:?}");
