@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dashmap::DashMap;
@@ -412,6 +412,11 @@ impl Object {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path = if path.is_empty() { b"." } else { path };
         Ok(self.child(rfs::openat2(&*self.fd, os(path), flags, Mode::empty(), BENEATH)?))
+    }
+
+    /// Where it is by the kernel, for messages; `None` where there is no /proc.
+    pub fn whereabouts(&self) -> Option<PathBuf> {
+        std::fs::read_link(self.proc_path()).ok()
     }
 
     fn proc_path(&self) -> String {

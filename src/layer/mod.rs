@@ -12,6 +12,7 @@ pub mod index;
 pub mod mem;
 
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 
 use crate::vocab::handle::FileHandle;
 use crate::vocab::{Access, Errno, Kind, Result, SetTime, Space, Stat, Timestamp};
@@ -318,6 +319,14 @@ impl Handle {
     /// statfs(2) of the file system the handle is on.
     pub fn space(&self) -> Result<Space> {
         look!(self, o => o.space())
+    }
+
+    /// The path of the handle, for messages: as the kernel tells it now. `None` for what is not on disk.
+    pub fn whereabouts(&self) -> Option<PathBuf> {
+        match self {
+            Self::Disk(o) => o.whereabouts(),
+            Self::Mem(_) | Self::Index(_) => None,
+        }
     }
 
     /// Whether the handle is on a file system that shows the kernel rather than files (proc, sysfs, cgroup, ..).

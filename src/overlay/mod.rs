@@ -20,6 +20,7 @@
 //! | [`setup`] | from directories to a union, or a reason why not |
 //! | [`beside`](mod@beside) | the lower layers alone, on the same device |
 //! | [`image_index`] | the lower layers as one, prepared in a file |
+//! | [`malformed`] | marks that say nothing, told |
 //!
 //! # Locks, on one page
 //! - Layers are immutable while mounted: no lock.
@@ -30,6 +31,7 @@
 //!   removed or replaced comes after its parent's.
 //! - A node's copy-up mutex is outermost and held while its data is copied; a child's comes before its parent's. Copying
 //!   holds no other lock; publishing takes the parent's `names` for an instant. A lookup never waits for a copy-up.
+//! - The list of what was told of malformed marks is a leaf: nothing is taken under it.
 
 mod attr;
 mod beside;
@@ -42,6 +44,7 @@ mod file;
 mod image_index;
 mod inodes;
 mod lookup;
+mod malformed;
 mod names;
 mod node;
 mod place;

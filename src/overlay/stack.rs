@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use smallvec::SmallVec;
 
-use super::Overlay;
+use super::{Overlay, malformed};
 use crate::layer::Handle;
 use crate::vocab::dialect::{self, AUFS_OPAQUE, FUSE_OVERLAYFS_OPAQUE, Prefix, STORED_STATS};
+use crate::vocab::handle::FileHandle;
 use crate::vocab::owner::{OVERFLOW, StoredStat};
 use crate::vocab::{Errno, Kind, Result, Stat};
 
@@ -109,6 +110,23 @@ pub(super) fn new_id() -> u64 {
     NEXT_ID.fetch_add(1, Ordering::Relaxed)
 }
 
+type At<'a> = (&'a Handle, &'a [u8]);
+/// An attribute and its value.
+type Said<'a> = (&'a [u8], &'a [u8]);
+
+/// What an attribute says; if that is nothing, it is told.
+fn understood<T>(meant: Option<T>, (dir, name): At<'_>, (attr, value): Said<'_>) -> Option<T> {
+    if meant.is_none() {
+        malformed::tell(dir, name, attr, value);
+    }
+    meant
+}
+
+/// Whether an attribute has the only value that it can have.
+fn is(only: &[u8], at: At<'_>, said: Said<'_>) -> bool {
+    understood((said.1 == only).then_some(()), at, said).is_some()
+}
+
 /// Reads the union's attributes of `name`: one system call where there are none.
 pub(super) fn read_marks(dir: &Handle, name: &[u8], prefix: Prefix) -> Result<Marks> {
     let mut marks = Marks::default();
@@ -118,35 +136,40 @@ pub(super) fn read_marks(dir: &Handle, name: &[u8], prefix: Prefix) -> Result<Ma
             if rank < stored_rank
                 && let Some(v) = dir.getxattr(name, &attr)?
             {
-                marks.stored = StoredStat::parse(&v);
+                marks.stored = understood(StoredStat::parse(&v), (dir, name), (&attr, &v));
                 stored_rank = rank;
             }
             continue;
         }
         if attr == FUSE_OVERLAYFS_OPAQUE {
-            marks.opaque |= dir.getxattr(name, &attr)?.as_deref() == Some(b"y");
+            marks.opaque |= dir.getxattr(name, &attr)?.is_some_and(|v| is(b"y", (dir, name), (&attr, &v)));
             continue;
         }
         let Some(short) = attr.strip_prefix(prefix.as_bytes()) else { continue };
         let Some(v) = dir.getxattr(name, &attr)? else { continue };
+        let (at, said) = ((dir, name), (&attr[..], &v[..]));
         match std::str::from_utf8(short).unwrap_or_default() {
             dialect::OPAQUE => match v.as_slice() {
                 b"y" => marks.opaque = true,
                 b"x" => marks.attr_whiteouts = true,
-                _ => {}
+                _ => malformed::tell(dir, name, &attr, &v),
             },
             dialect::REDIRECT => marks.redirect = Some(v),
             dialect::METACOPY => {
                 marks.metacopy = true;
                 marks.newer = !dialect::is_known_metacopy(&v);
             }
-            dialect::IMPURE => marks.impure = v == b"y",
+            dialect::IMPURE => marks.impure = is(b"y", at, said),
             dialect::WHITEOUT => marks.whiteout = true,
-            dialect::DEVICE => marks.device = v == b"0:0",
-            dialect::DEVICES => marks.devices = v == b"y",
-            dialect::INO => marks.ino = dialect::parse_identity(&v).map(|(ino, _)| ino),
-            dialect::ORIGIN => marks.origin = Some(v),
-            dialect::NLINK => marks.nlink = parse_nlink(&v),
+            dialect::DEVICE => marks.device = is(b"0:0", at, said),
+            dialect::DEVICES => marks.devices = is(b"y", at, said),
+            dialect::INO => marks.ino = understood(dialect::parse_identity(&v), at, said).map(|(ino, _)| ino),
+            dialect::ORIGIN => {
+                // The kernel leaves an empty one where it can't tell.
+                understood((v.is_empty() || FileHandle::is_one(&v)).then_some(()), at, said);
+                marks.origin = Some(v);
+            }
+            dialect::NLINK => marks.nlink = understood(parse_nlink(&v), at, said).flatten(),
             _ => {}
         }
     }
@@ -420,8 +443,14 @@ fn bad(dir: &Arc<LowerDir>, name: &[u8], what: &str) -> Errno {
     Errno::IO
 }
 
-/// `U+1`, `U-2`: what to add to the upper's link count. (`L`, relative to the lower's, is what the kernel leaves when it
-/// is interrupted.)
-fn parse_nlink(value: &[u8]) -> Option<i64> {
-    std::str::from_utf8(value.strip_prefix(b"U")?).ok()?.parse().ok()
+/// `U+1`, `U-2`: what to add to the upper's link count. `L`, relative to the lower's, is what the kernel leaves when it
+/// is interrupted: nothing to go by. `None`: none of these.
+fn parse_nlink(value: &[u8]) -> Option<Option<i64>> {
+    let (of, count) = value.split_first()?;
+    let count = std::str::from_utf8(count).ok()?.parse().ok()?;
+    match of {
+        b'U' => Some(Some(count)),
+        b'L' => Some(None),
+        _ => None,
+    }
 }

@@ -24,6 +24,11 @@ impl FileHandle {
         Some(Self(v))
     }
 
+    /// Whether these bytes have the form of one.
+    pub fn is_one(bytes: &[u8]) -> bool {
+        bytes.len() >= HEAD && bytes[..2] == [0, MAGIC] && usize::from(bytes[2]) == bytes.len()
+    }
+
     /// What `overlay.origin` holds.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         Self(bytes.to_vec())
@@ -49,6 +54,7 @@ mod tests {
     fn the_kernels_layout() {
         let h = FileHandle::new([7; 16], 1, &[1, 2, 3, 4]).expect("short");
         assert_eq!(h.as_bytes()[..5], [0, 0xfb, 25, 0, 1]);
+        assert!(FileHandle::is_one(h.as_bytes()) && !FileHandle::is_one(&h.as_bytes()[..24]) && !FileHandle::is_one(b""));
         assert_eq!(h.as_bytes().len(), 25);
         assert!(h.index_name().starts_with(b"00fb1900010707"));
         assert_eq!(FileHandle::new([0; 16], 1, &[0; 250]), None);

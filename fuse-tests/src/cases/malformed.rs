@@ -73,7 +73,7 @@ fn marks_are_ignored(cx: &mut Ctx) -> Result<()> {
         cx.upper.file(&f, "upper")?.setx(&f, &attr(name), value)?.setx(&d, &attr(name), value)?;
         top.file(&format!("{d}/g"), "g")?.setx(&format!("{d}/g"), &attr(name), value)?;
     }
-    served(cx, |m| {
+    let log = served(cx, |m| {
         for i in 0..garbage.len() {
             let d = format!("d{i}");
             same!((i, m.ls(&d)?), (i, "bottom f g".to_owned()));
@@ -83,8 +83,14 @@ fn marks_are_ignored(cx: &mut Ctx) -> Result<()> {
             same!(m.stat(format!("moved{i}/f"))?.nlink(), 1);
         }
         Ok(())
-    })
-    .map(drop)
+    })?;
+    // Each by the place where it is on disk.
+    for (i, (name, _)) in garbage.iter().enumerate() {
+        let told = |at: &Tree, path: &str| names(&log, &[&format!("{}: {p}{name} is not used", at.p(path).display())]);
+        told(&top, &format!("d{i}"))?;
+        told(&cx.upper, &format!("d{i}"))?;
+    }
+    Ok(())
 }
 
 const BAD: [(&str, &str); 8] = [
@@ -211,7 +217,7 @@ fn stored_stat(cx: &mut Ctx) -> Result<()> {
     low.dir("d")?.setx("d", attr, "0:0:0755:file")?.file("f", "x")?.setx("f", attr, "0:0:0755:dir")?;
     // These two are root's now.
     let privileged = cx.privileged();
-    served(cx, |m| {
+    let log = served(cx, |m| {
         for i in 0..garbage.len() {
             let n = format!("f{i}");
             same!((i, m.read(&n)?, m.bits(&n)?), (i, "x".to_owned(), 0o640));
@@ -222,8 +228,8 @@ fn stored_stat(cx: &mut Ctx) -> Result<()> {
             m.file("d/new", "")?.append("f", "+")?;
         }
         Ok(())
-    })
-    .map(drop)
+    })?;
+    (0..garbage.len()).try_for_each(|i| names(&log, &[&format!("/f{i}: {attr} is not used")]))
 }
 
 fn whiteout_at_the_bottom(cx: &mut Ctx) -> Result<()> {
