@@ -18,7 +18,7 @@
 //! | an object where there is one | replaces it; a directory over a directory keeps what is in it |
 //! | a directory that has no entry, the root included | made, 0755 of root |
 //! | a parent that is a symbolic link of this layer | followed, with the layer as the root; what is missing there is made |
-//! | a parent that is no directory | refused |
+//! | a parent that is no directory | refused; a whiteout or opaque mark there says nothing new |
 //!
 //! The union's marks are always `user.overlay.`: every user namespace can read them.
 //!

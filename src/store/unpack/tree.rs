@@ -407,7 +407,7 @@ impl<'a> Tree<'a> {
     /// What lower layers have at `path` is gone. What this layer has there stays, whichever came first.
     fn hide(&mut self, path: &[&[u8]]) -> Result<(), Error> {
         let Some((name, above)) = path.split_last() else { return Ok(()) };
-        let dir = self.dir(above)?;
+        let Some(dir) = self.dir_to_hide_in(above)? else { return Ok(()) };
         match dir.mknod(name, Kind::Char, 0, 0) {
             Err(Errno::EXIST) => match dir.open_dir(name) {
                 Ok(there) => self.mark(&there, dialect::OPAQUE, b"y"),
@@ -420,8 +420,30 @@ impl<'a> Tree<'a> {
 
     /// What lower layers have in the directory at `path` is gone.
     fn hide_all(&mut self, path: &[&[u8]]) -> Result<(), Error> {
-        let dir = self.dir(path)?;
-        self.mark(&dir, dialect::OPAQUE, b"y")
+        match self.dir_to_hide_in(path)? {
+            Some(dir) => self.mark(&dir, dialect::OPAQUE, b"y"),
+            None => Ok(()),
+        }
+    }
+
+    /// The directory at `path`. `None` where this layer has something else on the way: that hides already what is below.
+    /// (umoci writes so of a directory that became a file.)
+    fn dir_to_hide_in(&mut self, path: &[&[u8]]) -> Result<Option<Handle>, Error> {
+        let failed = match self.dir(path) {
+            Ok(dir) => return Ok(Some(dir)),
+            Err(e) => e,
+        };
+        let mut at = self.open[0].1.clone();
+        for name in path {
+            at = match at.open_dir(name) {
+                Ok(dir) => dir,
+                Err(Errno::NOTDIR | Errno::LOOP) if at.stat(name).is_ok_and(|there| !there.is_whiteout()) => {
+                    return Ok(None);
+                }
+                Err(_) => break,
+            };
+        }
+        Err(failed)
     }
 
     fn mark(&self, dir: &Handle, mark: &str, value: &[u8]) -> Result<(), Error> {

@@ -158,6 +158,23 @@ fn whiteouts_hide_only_what_is_below() {
     assert!(!names.iter().any(|n| n.starts_with(".wh.")), "{names:?}");
 }
 
+/// As umoci writes a directory that became a file.
+#[test]
+fn what_is_below_a_file_needs_no_hiding() {
+    let m = Make::default;
+    for tar in [
+        m().file("d/a", b"file").file("d/a/.wh.b", b"").file("d/a/x/.wh.c", b"").file("d/a/.wh..wh..opq", b""),
+        m().file("d/a/.wh.b", b"").file("d/a/.wh..wh..opq", b"").file("d/a", b"file"),
+    ] {
+        let tar = tar.file("d/z", b"").end();
+        for options in [Options::default(), stored()] {
+            let (_, root) = whole(&tar, &options);
+            assert_eq!(content(&at(&root, "d"), "a"), b"file");
+            assert_eq!(at(&root, "d").stat(b"z").map(|s| s.kind), Ok(Kind::File));
+        }
+    }
+}
+
 #[test]
 fn later_entries_replace_earlier_ones() {
     let tar = Make::default()
