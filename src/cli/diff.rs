@@ -93,6 +93,10 @@ fn in_store(args: &Args, store: &StoreArgs) -> Result<Option<Vec<Change>>, Error
     match store.open()?.container(what) {
         Ok(_) => {}
         Err(e) if e.kind() == ErrorKind::NotFound && args.what.exists() => return Ok(None),
+        Err(e) if e.kind() == ErrorKind::NotFound && store.open()?.image(what).is_ok() => {
+            return Err(Error::new(format!("{what} is an image, and nothing to compare it with was named"))
+                .hint(format!("onlay diff OTHER..{what}")));
+        }
         Err(e) => return Err(e.into()),
     }
     let (store, _) = store.open_files()?;

@@ -52,7 +52,7 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
             if args.name.as_ref().is_some_and(|wanted| !is_named(name.as_ref(), wanted)) {
                 continue;
             }
-            let (repository, tag) = name.unzip();
+            let (repository, tag) = name.map_or((None, None), |(repository, tag)| (Some(repository), tag));
             rows.push(Row {
                 repository,
                 tag,
@@ -90,7 +90,7 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn is_named(name: Option<&(String, String)>, wanted: &str) -> bool {
+fn is_named(name: Option<&(String, Option<String>)>, wanted: &str) -> bool {
     let Some((repository, tag)) = name else { return false };
     let reference = parse_reference(wanted).ok();
     let familiar = reference.as_ref().map(familiar);

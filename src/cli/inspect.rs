@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::error::Error;
 use super::store::{StoreArgs, print_json};
-use crate::store::{Container, Either, Store, familiar};
+use crate::store::{Container, Either, Store, familiar_name};
 
 /// Print all that is known of images and containers, as JSON
 #[derive(Debug, clap::Args)]
@@ -18,12 +18,25 @@ pub(super) struct Args {
     /// Names, or ids or their first digits; a container before an image of the same name
     #[arg(required = true)]
     names: Vec<String>,
+    /// How to print it
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+}
+
+/// There is one; it may be said.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+enum Format {
+    /// An array of objects
+    #[default]
+    Json,
 }
 
 pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     let store = store.open()?;
     let found: Vec<Value> = args.names.iter().map(|name| inspect(&store, name)).collect::<Result<_, _>>()?;
-    print_json(&found)?;
+    match args.format {
+        Format::Json => print_json(&found)?,
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -33,7 +46,7 @@ fn inspect(store: &Store, name: &str) -> Result<Value, Error> {
         Either::Image(image) => image,
     };
     let names = store.images()?.into_iter().find(|(other, _)| *other == *image).map(|(_, names)| names);
-    let names: Vec<String> = names.iter().flatten().map(familiar).map(|(r, t)| format!("{r}:{t}")).collect();
+    let names: Vec<String> = names.iter().flatten().map(familiar_name).collect();
     let layers = store.image_layers(&image)?;
     let layer = |l: &crate::store::Layer| json!({"diffId": l.diff_id, "size": l.info.size, "entries": l.info.entries});
     // As it is on disk: what OCI does not know of is there, too.

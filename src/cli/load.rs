@@ -10,7 +10,7 @@ use super::error::Error;
 use super::output::print;
 use super::progress::Bars;
 use super::store::StoreArgs;
-use crate::store::{Wanted, familiar, parse_name};
+use crate::store::{Wanted, familiar_name, parse_name};
 use crate::vocab::{digest::short, why};
 
 /// Load images from an archive or an OCI image layout
@@ -83,9 +83,9 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     let mut text = String::new();
     for one in &loaded {
         let id = short(one.image.id());
-        text += &match tag.as_ref().or(one.name.as_ref()).map(familiar) {
+        text += &match tag.as_ref().or(one.name.as_ref()).map(familiar_name) {
             _ if args.quiet => format!("{id}\n"),
-            Some((repository, tag)) => format!("Loaded image: {repository}:{tag} ({id})\n"),
+            Some(name) => format!("Loaded image: {name} ({id})\n"),
             None => format!("Loaded image: {id}\n"),
         };
     }

@@ -115,7 +115,7 @@ fn build(settings: &Settings, index: &Path) -> Result<(), Error> {
 fn serve(settings: &Settings, tuning: &Tuning, mountpoint: &Path, ready: Option<Ready>) -> Result<ExitCode, Error> {
     if settings.given.lowers.is_empty() && settings.given.upper.is_none() {
         return Err(Error::new(format!("no layer to show on {}", mountpoint.display()))
-            .hint("name the layers with --lower DIR, the top one first"));
+            .hint("name the layers with --lower DIR, the top one first, or an image before the directory"));
     }
     settings.given.refuse_inside(mountpoint)?;
     // All that can be refused is, before anything is made.

@@ -46,6 +46,14 @@ impl Bars {
         }
     }
 
+    /// So many bytes were done before: no part of how fast it is.
+    pub(super) fn is_at(&self, blob: &Digest, bytes: u64) {
+        if let Some(Running { bar, .. }) = self.running(blob) {
+            bar.set_position(bytes);
+            bar.reset_eta();
+        }
+    }
+
     /// There is nothing to do for a blob, and why.
     pub(super) fn note(&self, blob: &Digest, why: &str) {
         if let Some(Running { bar, .. }) = self.all_running().remove(blob) {

@@ -3,15 +3,16 @@
 use std::io;
 use std::process::ExitCode;
 
-use oci_spec::image::Digest;
+use oci_spec::distribution::Reference;
+use oci_spec::image::{Digest, ImageConfiguration};
 
 use super::error::Error;
 use super::output::print;
 use super::progress::Bars;
 use super::registry::{RegistryArgs, Transfer};
 use super::store::StoreArgs;
-use crate::registry::{Access, Finished, Part, Platform, Session, Sink};
-use crate::store::{self, BlobWriter, ErrorKind, Store, familiar, parse_name};
+use crate::registry::{Access, Finished, Part, Platform, Pulled, Session, Sink};
+use crate::store::{self, BlobWriter, ErrorKind, Store, familiar_name, parse_name};
 use crate::sys::process::{Fork, end_with, fork};
 use crate::vocab::digest::short;
 use crate::vocab::why;
@@ -50,18 +51,35 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     let session = Session::open(&reference, &Access::Pull, &options)?;
     let platform = args.platform.clone().unwrap_or_else(Platform::here);
     let pulled = session.pull(&platform, &IntoStore(&store), &Transfer { bars: &bars, what: "fetching" })?;
+    check_platform(&store, &reference, &pulled, args.platform.as_ref())?;
     let manifest = store.put_blob(&pulled.bytes)?;
     let image = store.install(&manifest, Some(&reference), owners, &bars)?;
     let id = short(image.id());
-    let (repository, tag) = familiar(&reference);
     let text = if args.quiet {
         format!("{id}\n")
     } else {
         let digest = pulled.index.as_ref().unwrap_or(&pulled.digest);
-        format!("Pulled image: {repository}:{tag} ({id})\nDigest: {digest}\n")
+        format!("Pulled image: {} ({id})\nDigest: {digest}\n", familiar_name(&reference))
     };
     print(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where there was nothing to choose from, the image may be for other machines: refused if one was `asked` for, else told.
+fn check_platform(store: &Store, name: &Reference, pulled: &Pulled, asked: Option<&Platform>) -> Result<(), Error> {
+    let bytes = store.read_blob(pulled.manifest.config().digest())?;
+    // What is no configuration is refused where all of it is looked at.
+    let Ok(config) = serde_json::from_slice::<ImageConfiguration>(&bytes) else { return Ok(()) };
+    let is_for = format!("{} is for {}/{}", familiar_name(name), config.os(), config.architecture());
+    match asked {
+        Some(asked) if !asked.is_of(&config) => Err(Error::new(format!("{is_for}, not for {asked}"))
+            .hint("the registry has no other by this name; without --platform it is taken as it is")),
+        None if !Platform::here().is_of(&config) => {
+            log::warn!("{is_for}, this machine is {}", Platform::here());
+            Ok(())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Fetches an image in a process of its own: whose the files are is not this one's business, which may go on to run it.

@@ -14,7 +14,7 @@ use super::progress::Bars;
 use super::registry::{RegistryArgs, Transfer};
 use super::store::StoreArgs;
 use crate::registry::{Access, Outgoing, Session, Source};
-use crate::store::{Store, familiar, parse_name};
+use crate::store::{Store, familiar_name, parse_name};
 
 /// Send an image to a registry
 #[derive(Debug, clap::Args)]
@@ -61,11 +61,10 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     let outgoing = Outgoing { manifest: store.read_blob(found.image.digest())?, media_type: found.image.media_type() };
     let source = FromStore { store: &store, origins };
     let pushed = session.push(&outgoing, &source, &Transfer { bars: &bars, what: "sending" })?;
-    let (repository, tag) = familiar(&reference);
     let text = if args.quiet {
         format!("{}\n", pushed.digest)
     } else {
-        format!("Pushed image: {repository}:{tag}\nDigest: {}\n", pushed.digest)
+        format!("Pushed image: {}\nDigest: {}\n", familiar_name(&reference), pushed.digest)
     };
     print(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)

@@ -36,6 +36,11 @@ impl RegistryArgs {
 
     /// For a conversation about `reference`, with its login.
     pub(super) fn options_for(&self, reference: &Reference) -> Result<Options, Error> {
+        // Who names one means one; nobody logs in by chance as nobody.
+        if let Some(file) = self.authfile.as_ref().filter(|file| !file.exists()) {
+            return Err(Error::new(format!("--authfile {}: No such file", file.display()))
+                .hint("onlay login --authfile makes one"));
+        }
         let options = self.options();
         Ok(Options { credentials: options.credentials.settled(reference)?, ..options })
     }
@@ -69,7 +74,7 @@ pub(super) struct Transfer<'a> {
 impl Progress for Transfer<'_> {
     fn start(&self, blob: &Descriptor, done: u64) {
         self.bars.begin(self.what, blob.digest(), Some(blob.size()));
-        self.bars.at(blob.digest(), done);
+        self.bars.is_at(blob.digest(), done);
     }
 
     fn at(&self, blob: &Descriptor, done: u64) {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::error::Error;
 use super::output::print;
 use super::store::StoreArgs;
-use crate::store::{Store, familiar};
+use crate::store::{Store, familiar_name};
 use crate::vocab::digest::short;
 
 /// Remove names of images; with its last name an image goes
@@ -54,11 +54,10 @@ fn remove(store: &Store, name: &str, force: bool) -> Result<String, Error> {
         && !last
     {
         store.remove_name(reference)?;
-        let (repository, tag) = familiar(reference);
-        return Ok(format!("Untagged: {repository}:{tag}\n"));
+        return Ok(format!("Untagged: {}\n", familiar_name(reference)));
     }
     if found.reference.is_none() && !last && !force {
-        let all: Vec<_> = names.iter().map(familiar).map(|(r, t)| format!("{r}:{t}")).collect();
+        let all: Vec<_> = names.iter().map(familiar_name).collect();
         return Err(Error::new(format!("image {} has several names: {}", short(image.id()), all.join(", ")))
             .hint("remove one of the names, or all with --force"));
     }
@@ -72,6 +71,6 @@ fn remove(store: &Store, name: &str, force: bool) -> Result<String, Error> {
         )));
     }
     store.forget_image(image.digest(), &names)?;
-    let untagged: String = names.iter().map(familiar).map(|(r, t)| format!("Untagged: {r}:{t}\n")).collect();
+    let untagged: String = names.iter().map(|name| format!("Untagged: {}\n", familiar_name(name))).collect();
     Ok(format!("{untagged}Deleted: {}\n", image.id()))
 }

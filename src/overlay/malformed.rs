@@ -14,7 +14,8 @@ static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 /// `value` of the attribute `attr` of `name` in `dir` (empty: `dir` itself) says nothing and is not used: a line in the
 /// log that names the file.
 pub(super) fn tell(dir: &Handle, name: &[u8], attr: &[u8], value: &[u8]) {
-    let text = format!("{}: {} is not used: it can't be \"{}\"", whereabouts(dir, name), attr.escape_ascii(), shown(value));
+    let text =
+        format!("{}: {} is not used: it can't be \"{}\"", whereabouts(dir, name), attr.escape_ascii(), shown(value));
     let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
     if told.len() < MOST && told.insert(text.clone()) {
         log::warn!("{text}");

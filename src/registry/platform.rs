@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use oci_spec::image::{Arch, Descriptor, ImageIndex, Os};
+use oci_spec::image::{Arch, Descriptor, ImageConfiguration, ImageIndex, Os};
 
 use super::error::{Error, Kind, tame};
 
@@ -27,6 +27,11 @@ impl Platform {
             other => Arch::from(other),
         };
         Self { os: Os::Linux, architecture, variant: None }
+    }
+
+    /// Whether an image whose configuration says so is for it; of variants nothing is said there.
+    pub fn is_of(&self, config: &ImageConfiguration) -> bool {
+        *config.os() == self.os && *config.architecture() == self.architecture
     }
 
     /// How well an image for `other` runs here: the greater, the better; `None`, not at all.

@@ -94,7 +94,7 @@ impl Store {
     pub fn load_dir(&self, dir: &Path, wanted: &Wanted, owners: Owners, p: &dyn Progress) -> Result<Vec<Loaded>> {
         let _adding = self.adding()?;
         if !dir.join("oci-layout").is_file() {
-            return Err(Error::bad(format_args!("{}: no OCI image layout", dir.display()))
+            return Err(Error::bad("no OCI image layout")
                 .with_hint("it has no file oci-layout; a root file system is taken by onlay import"));
         }
         let index: ImageIndex = read_json(&dir.join("index.json"))?;

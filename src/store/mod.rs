@@ -67,7 +67,7 @@ pub use install::{Progress, Quiet};
 pub use layers::{Layer, LayerInfo};
 pub use load::{Loaded, Wanted};
 pub use lock::Adding;
-pub use names::{Found, familiar, parse_name};
+pub use names::{Found, familiar, familiar_name, parse_name};
 pub use save::Format;
 pub use usage::{Usage, Used};
 

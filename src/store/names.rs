@@ -50,14 +50,25 @@ pub fn parse_name(name: &str) -> Result<Reference> {
     Ok(reference)
 }
 
-/// A reference as people write it: repository without the default registry, and tag.
-pub fn familiar(reference: &Reference) -> (String, String) {
+/// A reference as people write it: repository without the default registry, and tag; `None` for one by digest.
+pub fn familiar(reference: &Reference) -> (String, Option<String>) {
     let repository = match reference.registry() {
         "docker.io" => reference.repository().strip_prefix("library/").unwrap_or(reference.repository()).to_owned(),
         registry => format!("{registry}/{}", reference.repository()),
     };
-    let tag = reference.tag().or(reference.digest()).unwrap_or("latest").to_owned();
+    let tag = match (reference.tag(), reference.digest()) {
+        (_, Some(_)) => None,
+        (tag, None) => Some(tag.unwrap_or("latest").to_owned()),
+    };
     (repository, tag)
+}
+
+/// The same as one word, which names the same image again: `debian:12`, `team/app@sha256:..`.
+pub fn familiar_name(reference: &Reference) -> String {
+    match (familiar(reference), reference.digest()) {
+        ((repository, Some(tag)), _) => format!("{repository}:{tag}"),
+        ((repository, None), digest) => format!("{repository}@{}", digest.unwrap_or_default()),
+    }
 }
 
 fn name_of(entry: &Descriptor) -> Option<&str> {

@@ -8,12 +8,12 @@ use oci_spec::image::{Descriptor, Digest, ImageIndex};
 use serde_json::json;
 
 use super::names::{REF_NAME, empty_index};
-use super::{Error, Image, OCI_LAYOUT, Progress, Result, Store, familiar, to_json};
+use super::{Error, Image, OCI_LAYOUT, Progress, Result, Store, familiar_name, to_json};
 
 /// What to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// An OCI image layout.
+    /// An OCI image layout. Of several images with a `manifest.json`, too: podman reads several from that only.
     Oci,
     /// The same with the `manifest.json` that docker and its tools read.
     Docker,
@@ -36,7 +36,7 @@ impl Store {
         let mut written = HashSet::new();
         self.small(&mut archive, "oci-layout", OCI_LAYOUT.as_bytes())?;
         self.small(&mut archive, "index.json", &to_json(&self.index_of(images)?)?)?;
-        if format == Format::Docker {
+        if format == Format::Docker || images.len() > 1 {
             self.small(&mut archive, "manifest.json", &to_json(&docker_manifest(images))?)?;
         }
         for (image, _) in images {
@@ -112,8 +112,8 @@ fn header(size: u64) -> tar::Header {
 fn docker_manifest(images: &[(Image, Vec<Reference>)]) -> serde_json::Value {
     let path = |digest: &Digest| format!("blobs/sha256/{}", digest.digest());
     let one = |(image, names): &(Image, Vec<Reference>)| {
-        let tags: Vec<String> =
-            names.iter().map(familiar).map(|(repository, tag)| format!("{repository}:{tag}")).collect();
+        // A digest is no tag.
+        let tags: Vec<String> = names.iter().filter(|n| n.digest().is_none()).map(familiar_name).collect();
         let layers: Vec<String> = image.manifest().layers().iter().map(|l| path(l.digest())).collect();
         BTreeMap::from([("Config", json!(path(image.id()))), ("RepoTags", json!(tags)), ("Layers", json!(layers))])
     };

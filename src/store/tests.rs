@@ -55,7 +55,7 @@ fn new_container(image: &Image, name: Option<&str>) -> NewContainer {
 
 fn names(store: &Store) -> Vec<(String, Vec<String>)> {
     let one = |(image, names): (Image, Vec<_>)| {
-        let names = names.iter().map(|n| format!("{}:{}", familiar(n).0, familiar(n).1)).collect();
+        let names = names.iter().map(familiar_name).collect();
         (image.id().to_string(), names)
     };
     store.images().unwrap().into_iter().map(one).collect()

@@ -54,7 +54,9 @@ mod tests {
     fn the_kernels_layout() {
         let h = FileHandle::new([7; 16], 1, &[1, 2, 3, 4]).expect("short");
         assert_eq!(h.as_bytes()[..5], [0, 0xfb, 25, 0, 1]);
-        assert!(FileHandle::is_one(h.as_bytes()) && !FileHandle::is_one(&h.as_bytes()[..24]) && !FileHandle::is_one(b""));
+        assert!(
+            FileHandle::is_one(h.as_bytes()) && !FileHandle::is_one(&h.as_bytes()[..24]) && !FileHandle::is_one(b"")
+        );
         assert_eq!(h.as_bytes().len(), 25);
         assert!(h.index_name().starts_with(b"00fb1900010707"));
         assert_eq!(FileHandle::new([0; 16], 1, &[0; 250]), None);

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result};
+use rustix::fs::FileType;
 use serde_json::Value;
 
+use super::registry::noise;
 use super::run::ALL;
 use super::bad_input::is_clear;
 use crate::case::{User, skip};
@@ -24,7 +26,7 @@ cases!("images":
     names_go_before_ids.onlay().by(ALL),
     what_was_removed_stays_removed.onlay().by(ALL), exported.onlay().by(ALL), a_directory_is_imported.onlay().by(ALL),
     bad_archives.onlay().by(ALL), mistakes_are_told.onlay().by(ALL), docker_archives.onlay().by(ALL),
-    peers.onlay().by(ROOT), owners_without_a_range.onlay().by(&[User::Norange]),
+    peers.onlay().by(ROOT), theirs_unpacked.onlay().by(ROOT), progress_is_shown.onlay().by(ALL), owners_without_a_range.onlay().by(&[User::Norange]),
 );
 
 /// Runs a verb on the case's own store.
@@ -87,11 +89,12 @@ fn import_run_commit(cx: &mut Ctx) -> Result<()> {
     base(cx)?;
     let id = says(cx, &["images", "-q"])?;
     same!(id.len(), 12);
-    says(cx, &["run", "--name", "one", "base", "sh", "-c", "echo changed > /etc/motd; echo new > /new; rm /data/b"])?;
+    says(cx, &["run", "--name", "one", "base", "sh", "-c", "echo changed > /etc/motd; echo new > /new; rm /data/b; mkdir /etc/x; touch /etc/x/y /etc/x-y /etc/x.y /etc/x0"])?;
     let changed = says(cx, &["diff", "one"])?;
     for line in ["C /etc/motd", "A /new", "D /data/b"] {
         holds!(changed.lines().any(|l| l == line), "{line} is not in {changed}");
     }
+    sorted(&changed)?;
     let ps = json(cx, &["ps", "-a", "--format", "json"])?;
     same!((ps[0]["name"].as_str(), ps[0]["status"].as_str()), (Some("one"), Some("exited")));
     says(cx, &["commit", "-q", "--message", "why", "--change", "ENV B=2", "one", "app:1"])?;
@@ -109,11 +112,19 @@ fn import_run_commit(cx: &mut Ctx) -> Result<()> {
     let between = says(cx, &["diff", "base..app:1"])?;
     holds!(between.lines().any(|l| l == "D /data/b") && between.lines().any(|l| l == "C /etc/motd"), "{between}");
     holds!(!between.contains("/bin"), "{between}");
+    sorted(&between)?;
     says(cx, &["rm", "one"])?;
     says(cx, &["rmi", "base"])?;
     same!(says(cx, &["run", "--rm", "app:1", "cat", "/new"])?, "new");
     says(cx, &["rmi", "app:1"])?;
     nothing_left(cx)
+}
+
+/// Lines of a letter and a path, by the paths' bytes.
+fn sorted(lines: &str) -> Result<()> {
+    let paths: Vec<_> = lines.lines().filter_map(|l| l.split_once(' ')).map(|(_, path)| path).collect();
+    holds!(paths.is_sorted() && paths.iter().all(|p| p.starts_with('/')), "{paths:?}");
+    Ok(())
 }
 
 /// The store holds nothing any more.
@@ -253,13 +264,28 @@ fn docker_archives(cx: &mut Ctx) -> Result<()> {
 fn names_and_ids(cx: &mut Ctx) -> Result<()> {
     base(cx)?;
     let id = says(cx, &["images", "-q"])?;
+    let made = says(cx, &["create", "base"])?;
     says(cx, &["tag", &id[..4], "reg.example:5000/a/b:x"])?;
     let list = says(cx, &["images"])?;
     holds!(list.contains("reg.example:5000/a/b") && list.contains("base "), "{list}");
+    same!(says(cx, &["inspect", &id, "--format", "json"])?, says(cx, &["inspect", "base"])?);
+    // As many as make two begin alike.
+    for n in 0..17 {
+        says(cx, &["commit", "-q", "-c", &format!("ENV N={n}"), &made, &format!("many:{n}")])?;
+    }
+    let mut ids: Vec<String> = says(cx, &["images", "-q"])?.lines().map(str::to_owned).collect();
+    ids.sort();
+    holds!(ids.len() == 18 && ids.iter().all(|id| id.len() == 12), "{ids:?}");
+    let alike = ids.windows(2).find(|w| w[0][..1] == w[1][..1]).context("of 18, two begin alike")?;
+    let out = onlay(cx, &["tag", &alike[0][..1], "x"])?;
+    is_clear(&out, "images begin so")?;
+    let digits = 1 + alike[0].bytes().zip(alike[1].bytes()).take_while(|(a, b)| a == b).count();
+    says(cx, &["tag", &alike[0][..digits], "x"])?;
+    same!(says(cx, &["images", "-q", "x"])?, alike[0].clone());
     let several = onlay(cx, &["rmi", &id])?;
     holds!(several.code == 1 && several.stderr.contains("several names") && several.stderr.contains("hint"), "{several:?}");
     same!(says(cx, &["rmi", "reg.example:5000/a/b:x"])?, "Untagged: reg.example:5000/a/b:x");
-    let id2 = says(cx, &["create", "base"])?;
+    let id2 = made;
     let used = onlay(cx, &["rmi", "base"])?;
     holds!(used.code == 1 && used.stderr.contains("is used by container"), "{used:?}");
     says(cx, &["rmi", "--force", "base"])?;
@@ -285,6 +311,10 @@ fn mistakes_are_told(cx: &mut Ctx) -> Result<()> {
         (&["import", "/etc/passwd", "x"], "/etc/passwd"),
         (&["import", "-c", "RUN x", "/etc/passwd", "x"], "no such instruction"),
         (&["create", "--name", "a/b", "base"], "container name"),
+        (&["diff", "base"], "base is an image"),
+        (&["diff", "nowhere..base"], "no such image: nowhere"),
+        (&["mount", "base"], "no layer to show on base"),
+        (&["pull", "--authfile", "/nowhere", "127.0.0.1:1/x"], "--authfile /nowhere"),
     ] {
         let out = onlay(cx, args)?;
         holds!(out.code != 0 && out.stderr.contains(words) && out.stderr.contains("hint:"), "{args:?}: {out:?}");
@@ -505,13 +535,15 @@ fn bad_archives(cx: &mut Ctx) -> Result<()> {
 
 /// skopeo, umoci and podman: ours opens in theirs, theirs in ours, with the same digests and trees.
 fn peers(cx: &mut Ctx) -> Result<()> {
-    for tool in ["skopeo", "umoci"] {
+    for tool in ["skopeo", "umoci", "podman"] {
         if Command::new(tool).arg("--version").output().is_err() {
             return Err(skip(format!("{tool} is not installed")));
         }
     }
     base(cx)?;
     says(cx, &["run", "--name", "one", "base", "sh", "-c", MANY])?;
+    let upper = json(cx, &["inspect", "one"])?[0]["upper"].as_str().context("upper")?.to_owned();
+    marked(&Tree(upper.into()))?;
     says(cx, &["commit", "-q", "one", "app:1"])?;
     let inspect = json(cx, &["inspect", "app:1"])?;
     let digest = inspect[0]["digest"].as_str().context("digest")?.to_owned();
@@ -540,37 +572,159 @@ fn peers(cx: &mut Ctx) -> Result<()> {
     // umoci's tree is ours.
     let bundle = path(cx, "bundle");
     run("umoci", &["unpack", "--image", &format!("{layout}:app"), &bundle])?;
-    let at = cx.m.0.display().to_string();
-    says(cx, &["mount", "app:1", &at])?;
-    let (ours_tree, umoci_tree) = (Manifest::of(&cx.m.0, What::VIEW)?, Manifest::of(&cx.dir.p("bundle/rootfs"), What::VIEW)?);
-    let differs = ours_tree.check(&umoci_tree, "umoci's tree");
-    cx.onlay(&["umount", &at])?.ok()?;
-    cx.wait_for_daemons()?;
-    differs?;
-    podman(cx, &ours, &digest)
+    let tree = seen_by_us(cx, "app:1")?;
+    tree.check(&Manifest::of(&cx.dir.p("bundle/rootfs"), What::VIEW)?, "umoci's tree")?;
+    holds!(tree.get("data/new".as_ref()).is_some_and(|l| l.contains("user.note=")), "no attribute");
+    podman(cx, &ours, &tree)
 }
 
-fn podman(cx: &Ctx, ours: &str, digest: &str) -> Result<()> {
-    if Command::new("podman").arg("--version").output().is_err() {
-        return Err(skip("podman is not installed"));
-    }
+/// Attributes of both kinds on what `MANY` makes.
+fn marked(tree: &Tree) -> Result<()> {
+    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    tree.setx("data/new", "user.note", [0, 255, b'x'])?.setx("data/.hidden", "security.capability", capability)?;
+    tree.setx("data", "user.of.a.directory", "d").map(drop)
+}
+
+/// What an image is when it is mounted.
+fn seen_by_us(cx: &Ctx, image: &str) -> Result<Manifest> {
+    let at = cx.m.0.display().to_string();
+    says(cx, &["mount", image, &at])?;
+    let seen = Manifest::of(&cx.m.0, What::VIEW);
+    cx.onlay(&["umount", &at])?.ok()?;
+    cx.wait_for_daemons()?;
+    seen
+}
+
+/// podman with a store of its own.
+fn run_podman(cx: &Ctx, args: &[&str]) -> Result<String> {
     let (graph, run_root) = (path(cx, "graph"), path(cx, "runroot"));
-    let podman = |args: &[&str]| -> Result<String> {
-        let mut all = vec!["--root", &graph, "--runroot", &run_root, "--storage-driver", "vfs"];
-        all.extend(args);
-        Ok(Out::of(Command::new("podman").args(&all))?.ok().with_context(|| format!("podman {args:?}"))?.stdout)
-    };
+    let mut all = vec!["--root", &graph, "--runroot", &run_root, "--storage-driver", "vfs"];
+    all.extend(args);
+    let out = Out::of(Command::new("podman").args(&all)).map_err(|_| skip("podman is not installed"))?;
+    Ok(out.ok().with_context(|| format!("podman {args:?}"))?.stdout.trim().to_owned())
+}
+
+/// What an image is when podman mounts it.
+fn seen_by_podman(cx: &Ctx, image: &str) -> Result<Manifest> {
+    let at = run_podman(cx, &["image", "mount", image])?;
+    let seen = Manifest::of(Path::new(&at), What::VIEW);
+    run_podman(cx, &["image", "umount", image])?;
+    seen
+}
+
+/// The same in podman, but for the time of the root, which is when its driver made the directory.
+fn podmans(want: &Manifest, got: &Manifest) -> Result<()> {
+    let differs: Vec<_> = want.diff(got).into_iter().filter(|l| !l.starts_with("! \n")).collect();
+    holds!(differs.is_empty(), "podman's tree: {differs:?}");
+    Ok(())
+}
+
+fn podman(cx: &Ctx, ours: &str, tree: &Manifest) -> Result<()> {
+    let podman = |args: &[&str]| run_podman(cx, args);
     podman(&["load", "-q", "-i", ours])?;
     let id = podman(&["images", "-q", "--no-trunc"])?;
     let inspect: Value = serde_json::from_str(&says(cx, &["inspect", "app:1"])?)?;
     same!(Some(id.trim()), inspect[0]["id"].as_str());
-    holds!(digest.starts_with("sha256:"), "{digest}");
+    podmans(tree, &seen_by_podman(cx, &id)?)?;
     for format in ["oci-archive", "docker-archive"] {
         let file = path(cx, &format!("podman-{format}.tar"));
         podman(&["save", "-q", "--format", format, "-o", &file, id.trim()])?;
         says(cx, &["load", "-q", "-i", &file, "--tag", "from-podman"])?;
         same!((format, says(cx, &["diff", "app:1..from-podman"])?), (format, String::new()));
         same!(says(cx, &["run", "--rm", "from-podman", "cat", "/data/new"])?, "n");
+        tree.check(&seen_by_us(cx, "from-podman")?, &format!("our tree of podman's {format}"))?;
+    }
+    // Several in one archive, too.
+    let several = path(cx, "several.tar");
+    says(cx, &["save", "-q", "-o", &several, "base", "app:1"])?;
+    let told = podman(&["load", "-q", "-i", &several])?;
+    holds!(told.contains("/base:latest") && told.contains("/app:1"), "{told}");
+    Ok(())
+}
+
+/// An image of umoci's with all that a layer can say: its own tree, podman's and ours are the same.
+fn theirs_unpacked(cx: &mut Ctx) -> Result<()> {
+    let umoci = |args: &[&str]| -> Result<()> {
+        let out = Out::of(Command::new("umoci").args(args).current_dir(&cx.dir.0)).map_err(|_| skip("umoci is not installed"))?;
+        out.ok().with_context(|| format!("umoci {args:?}")).map(drop)
+    };
+    umoci(&["init", "--layout", "layout"])?;
+    umoci(&["new", "--image", "layout:app"])?;
+    umoci(&["unpack", "--image", "layout:app", "bundle"])?;
+    let root = Tree(cx.dir.p("bundle/rootfs"));
+    root.file("data/new", "n")?.file("data/.hidden", "h")?.hard("data/new", "data/hard")?.hard("data/new", "d/hard")?;
+    marked(&root)?;
+    root.file("d/gone", "g")?.file("opaque/below", "b")?.file("kind/f", "f")?.symlink("data/new", "link")?;
+    root.file("suid", "s")?.owner("suid", 33, 44)?.mode("suid", 0o6711)?.dir("sticky")?.mode("sticky", 0o1777)?;
+    root.node("fifo", FileType::Fifo, 0o640, 0)?.node("null", FileType::CharacterDevice, 0o666, rustix::fs::makedev(1, 3))?;
+    root.file(&"n".repeat(240), "long name")?.symlink(&"t".repeat(400), "long-link")?.times("data/.hidden", 77, 7)?;
+    umoci(&["repack", "--image", "layout:app", "--refresh-bundle", "bundle"])?;
+    // umoci compares whole seconds.
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    root.rm("d/gone")?.rm("data/hard")?.append("suid", "more")?.mode("sticky", 0o700)?;
+    fs::remove_dir_all(root.p("opaque"))?;
+    root.file("opaque/above", "a")?.setx("suid", "user.second", "2")?;
+    umoci(&["repack", "--image", "layout:app", "--refresh-bundle", "bundle"])?;
+    let unpacked = |tag: &str, layers: usize| -> Result<Manifest> {
+        umoci(&["unpack", "--image", &format!("layout:{tag}"), tag])?;
+        let want = Manifest::of(&cx.dir.p(tag).join("rootfs"), What::VIEW)?;
+        let one = path(cx, &format!("{tag}.tar"));
+        Out::of(Command::new("skopeo").args(["copy", "-q", &format!("oci:{}:{tag}", path(cx, "layout")), &format!("oci-archive:{one}")]))?.ok()?;
+        says(cx, &["load", "-q", "-i", &one, "--tag", tag])?;
+        same!(json(cx, &["inspect", tag])?[0]["layers"].as_array().map(Vec::len), Some(layers));
+        want.check(&seen_by_us(cx, tag)?, "umoci's and ours")?;
+        Ok(want)
+    };
+    let want = unpacked("app", 2)?;
+    holds!(want.get("opaque/below".as_ref()).is_none() && want.get("d/hard".as_ref()).is_some_and(|l| l.contains("user.note")));
+    // And on to podman by way of us.
+    let file = path(cx, "theirs.tar");
+    says(cx, &["save", "-q", "-o", &file, "app"])?;
+    run_podman(cx, &["load", "-q", "-i", &file])?;
+    podmans(&want, &seen_by_podman(cx, "app")?)?;
+    // podman refuses what umoci writes of a directory that became a file.
+    root.rm("kind/f")?;
+    fs::remove_dir(root.p("kind"))?;
+    root.file("kind", "a file now")?;
+    umoci(&["repack", "--image", "layout:kind", "bundle"])?;
+    unpacked("kind", 3).map(drop)
+}
+
+/// On a terminal bars with bytes, rate and time left; elsewhere a line for each piece, or nothing if asked for.
+fn progress_is_shown(cx: &mut Ctx) -> Result<()> {
+    let bytes = 24_000_000;
+    cx.dir.file("big/noise", noise(bytes))?;
+    let (tar, saved) = (path(cx, "big.tar"), path(cx, "saved.tar"));
+    Out::of(Command::new("tar").args(["-C", &path(cx, "big"), "-cf", &tar, "."]))?.ok()?;
+    let steps: [&[&str]; 3] = [&["import", &tar, "big"], &["save", "-o", &saved, "big"], &["load", "-i", &saved]];
+    for (args, what) in steps.iter().zip(["importing", "saving", "unpacking"]) {
+        let store = path(cx, "store");
+        let line = [&["onlay", "--root", &store], *args].concat().join(" ").replacen("onlay", &cx.binary().display().to_string(), 1);
+        let mut script = Command::new("script");
+        script.args(["-qec", &format!("stty cols 100; {line}"), "/dev/null"]).env("TERM", "xterm").current_dir("/");
+        let shown = Out::of(&mut script).map_err(|_| skip("there is no script(1)"))?.ok()?.stdout;
+        let bars: Vec<_> = shown.split(['\r', '\n']).filter(|l| l.contains(what) && l.contains('[')).collect();
+        // 2.36 MB/24.00 MB  45.48 MB/s  1s
+        let whole = |l: &&&str| {
+            let behind = l.rsplit(']').next().unwrap_or_default();
+            let words: Vec<_> = behind.split_whitespace().collect();
+            let left = words.last().is_some_and(|w| w.ends_with('s') && w[..w.len() - 1].bytes().all(|b| b.is_ascii_digit()));
+            behind.contains("/24.0") && behind.contains("MB/s") && left
+        };
+        holds!(bars.iter().any(|l| whole(&l)), "{args:?}: {shown:?}");
+        if args[0] == "import" {
+            says(cx, &["rmi", "big"])?;
+            // Once more, where nobody looks.
+            let quiet = onlay(cx, &[&["import", "-q"], &args[1..]].concat())?.ok()?;
+            same!(quiet.stderr, "");
+            says(cx, &["rmi", "big"])?;
+            let lines = onlay(cx, args)?.ok()?.stderr;
+            same!(lines.lines().count(), 1);
+            holds!(lines.contains("big.tar importing done, 24") && !lines.contains(['\r', '\x1b']), "{lines:?}");
+        }
+        if args[0] == "save" {
+            says(cx, &["rmi", "big"])?;
+        }
     }
     Ok(())
 }

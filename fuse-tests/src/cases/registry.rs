@@ -226,6 +226,12 @@ fn only_what_is_new(cx: &mut Ctx) -> Result<()> {
     let name = format!("{}/app@{}", to.host, digest.trim());
     let asked = to.during(|| done(cx, &["pull", &name]).map(drop))?;
     same!(asked.fetched(), (0, 1));
+    // What is told is a name by which it is found again.
+    holds!(done(cx, &["pull", &name])?.starts_with(&format!("Pulled image: {name} (")), "{name}");
+    let list: serde_json::Value = serde_json::from_str(&done(cx, &["images", "--format", "json", &format!("{}/app", to.host)])?)?;
+    same!((list[0]["tag"].as_str(), list[0]["digest"].as_str()), (None, Some(digest.trim())));
+    holds!(done(cx, &["inspect", &name])?.contains(&format!("\"{name}\"")), "{name}");
+    same!(done(cx, &["rmi", &name])?, format!("Untagged: {name}\n"));
     Ok(())
 }
 
@@ -310,13 +316,13 @@ fn docker_manifest(cx: &mut Ctx) -> Result<()> {
 fn platforms(cx: &mut Ctx) -> Result<()> {
     let registry = Registry::start(&cx.dir, "r", false)?;
     images(cx)?;
-    let other = if cfg!(target_arch = "aarch64") { "amd64" } else { "arm64" };
+    let (here, other) = if cfg!(target_arch = "aarch64") { ("arm64", "amd64") } else { ("amd64", "arm64") };
+    theirs(cx, &registry, "base", "one:1", "")?;
     tool(cx, &format!("umoci config --image oci:child --tag other --architecture {other}"))?;
     let index: serde_json::Value = serde_json::from_slice(&fs::read(cx.dir.p("oci/index.json"))?)?;
     let mut entries = Vec::new();
     for entry in index["manifests"].as_array().context("manifests")? {
         let tag = entry["annotations"]["org.opencontainers.image.ref.name"].as_str().context("a tag")?;
-        let here = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
         let arch = match tag {
             "base" => here,
             "other" => other,
@@ -343,6 +349,14 @@ fn platforms(cx: &mut Ctx) -> Result<()> {
     holds!(!manifest(cx, &registry, "here:1")?.contains("manifests"), "an index was pushed");
     let asked = registry.during(|| done(cx, &["pull", "--platform", &format!("linux/{other}"), &name]).map(drop))?;
     same!(asked.fetched(), (2, 2));
+    // Without an index there is nothing to choose from: never another one than was asked for.
+    let one = format!("{}/one:1", registry.host);
+    let wrong = refused(cx, &["pull", "--platform", &format!("linux/{other}"), &one])?;
+    holds!(wrong.contains(&format!("one:1 is for linux/{here}, not for linux/{other}")), "{wrong}");
+    done(cx, &["pull", "--platform", &format!("linux/{here}"), &one])?;
+    done(cx, &["push", &name, &format!("{}/theirs:1", registry.host)])?;
+    let told = Out::of(&mut onlay(cx, &["pull", &format!("{}/theirs:1", registry.host)]))?.ok()?.stderr;
+    holds!(told.contains(&format!("warning: {}/theirs:1 is for linux/{other}", registry.host)), "{told}");
     let none = refused(cx, &["pull", "--platform", "linux/s390x", &name])?;
     holds!(none.contains("no image for linux/s390x") && none.contains(&format!("linux/{other}")), "{none}");
     Ok(())
