@@ -126,6 +126,17 @@ impl<'a> Request<'a> {
         Fields(self.arg)
     }
 
+    /// Bytes that it asks to read of a file; 0 if it is about something else.
+    pub(super) fn reads(&self) -> usize {
+        if self.header.opcode == op::READ { at_and_size(self.fields()).map_or(0, |(_, size)| size) } else { 0 }
+    }
+
+    /// It keeps what had been written before, to mapped pages or to the cache (`FUSE_WRITE_CACHE`).
+    pub(super) fn writes_back(&self) -> bool {
+        let mut f = self.fields();
+        self.header.opcode == op::WRITE && f.skip(8 + 8 + 4).and_then(|()| f.u32()).is_ok_and(|flags| flags & 1 != 0)
+    }
+
     /// The name in a directory that it begins with.
     pub(super) fn name(&self) -> Result<&'a [u8]> {
         component(self.words()?.0)
@@ -141,6 +152,12 @@ impl<'a> Request<'a> {
     pub(super) fn words(&self) -> Result<(&'a [u8], &'a [u8])> {
         split(self.data)
     }
+}
+
+/// `struct fuse_read_in` and `fuse_write_in`: offset and size behind the file handle.
+pub(super) fn at_and_size(mut f: Fields<'_>) -> Result<(u64, usize)> {
+    f.skip(8)?;
+    Ok((f.u64()?, f.u32()? as usize))
 }
 
 /// A name as a directory can have it: the union takes an empty one for the directory itself.

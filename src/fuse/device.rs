@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::abi::{Header, OUT_HEADER, Out, Request};
-use super::handshake::buffer;
+use super::handshake::MAX_REQUEST;
 use super::ops::{MAX_WRITE, Ops};
 use super::wire::answer;
 use crate::sys;
+use crate::sys::buffer::Buffer;
 use crate::vocab::{Errno, Result};
 
 /// Where requests come from.
@@ -71,16 +72,20 @@ pub(super) fn another(device: &Arc<OwnedFd>) -> Arc<OwnedFd> {
 /// # Errors
 /// What the device answers.
 pub(super) fn serve(device: BorrowedFd<'_>, ops: &Ops) -> Result<()> {
-    // Both are as big as the biggest request; what was never used is never there.
-    let (mut request, mut reply) = (buffer(), vec![0; MAX_WRITE as usize]);
+    let room = |n| Buffer::new(n).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::NOMEM));
+    let (mut requests, mut reply) = (room(MAX_REQUEST)?, room(MAX_WRITE as usize)?);
     loop {
-        let n = match receive(device, &mut request)? {
+        let n = match receive(device, &mut requests)? {
             Received::Request(n) => n,
             Received::End => return Ok(()),
         };
-        let (unique, done) = match Request::parse(&request[..n]) {
-            Ok(parsed) => (parsed.header.unique, answer(ops, &parsed, &mut reply)),
-            Err(e) => match Header::parse(&request[..n]) {
+        let request = &requests[..n];
+        let (unique, done) = match Request::parse(request) {
+            Ok(parsed) => {
+                reply.expect(parsed.reads());
+                (parsed.header.unique, answer(ops, &parsed, &mut reply))
+            }
+            Err(e) => match Header::parse(request) {
                 Ok(header) => (header.unique, Some(Err(e))),
                 Err(_) => {
                     log::error!("the kernel sent {n} bytes that are no request");
@@ -88,6 +93,8 @@ pub(super) fn serve(device: BorrowedFd<'_>, ops: &Ops) -> Result<()> {
                 }
             },
         };
+        // More like it are likely to follow.
+        requests.expect(n);
         let Some(done) = done else { continue };
         let mut header = [0; OUT_HEADER];
         Out::new(&mut header).header(unique, done)?;

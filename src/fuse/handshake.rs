@@ -98,7 +98,5 @@ fn reply(unique: u64, fill: impl FnOnce(&mut Out<'_>) -> Result<()>) -> Result<V
     Ok(bytes)
 }
 
-/// A buffer for any request.
-pub(super) fn buffer() -> Vec<u8> {
-    vec![0; IN_HEADER + MAX_HEADERS + MAX_WRITE as usize]
-}
+/// The most bytes that a request has.
+pub(super) const MAX_REQUEST: usize = IN_HEADER + MAX_HEADERS + MAX_WRITE as usize;

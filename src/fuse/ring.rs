@@ -4,6 +4,8 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
 use super::abi::{Header, OUT_HEADER, Out, Request, op};
 use super::ops::{MAX_WRITE, Ops};
 use super::wire::answer;
@@ -12,6 +14,9 @@ use crate::vocab::{Errno, Result};
 
 /// Threads for one queue: as many requests of one CPU's callers can take long before another waits for them.
 const THREADS: usize = 4;
+/// From how many bytes on a READ most likely reads ahead of the caller.
+const AHEAD: usize = 128 << 10;
+
 /// Threads for all queues, where that leaves one for each.
 const MAX_THREADS: usize = 64;
 
@@ -20,6 +25,10 @@ const MAX_THREADS: usize = 64;
 pub(super) struct Server {
     slot: Slot,
     queue: u16,
+    /// The CPUs that the process may use.
+    anywhere: CpuSet,
+    /// The thread may go to all of them, for now, not to the queue's alone.
+    roams: bool,
 }
 
 /// Everything that can fail, before the kernel is told that we use it: one server or more for each queue.
@@ -28,9 +37,10 @@ pub(super) struct Server {
 /// Why there can be no rings here.
 pub(super) fn servers() -> std::io::Result<Vec<Server>> {
     let queues = possible_cpus()?;
+    let anywhere = sched_getaffinity(None)?;
     let each = (MAX_THREADS / usize::from(queues).max(1)).clamp(1, THREADS);
     let all = (0..queues).flat_map(|queue| std::iter::repeat_n(queue, each));
-    all.map(|queue| Ok(Server { slot: Slot::new(MAX_WRITE as usize)?, queue })).collect()
+    all.map(|queue| Ok(Server { slot: Slot::new(MAX_WRITE as usize)?, queue, anywhere, roams: true })).collect()
 }
 
 /// CPUs that there may ever be: the kernel has a queue for each.
@@ -46,11 +56,7 @@ impl Server {
     /// # Errors
     /// What the ring answers.
     pub(super) fn serve(mut self, device: BorrowedFd<'_>, ops: &Ops) -> Result<()> {
-        let mut cpus = rustix::thread::CpuSet::new();
-        cpus.set(self.queue.into());
-        if let Err(e) = rustix::thread::sched_setaffinity(None, &cpus) {
-            log::debug!("not on CPU {}: {e}", self.queue);
-        }
+        self.roam(false);
         let device = device.as_fd();
         // For replies to requests that came with a payload, which is where the reply's goes.
         let mut reply = vec![0; MAX_WRITE as usize];
@@ -61,8 +67,34 @@ impl Server {
                 Err(Errno::NOTCONN | Errno::CONNABORTED | Errno::NODEV) => return Ok(()),
                 Err(e) => return Err(e),
             }
+            self.prepare();
             let (header, payload) = self.answer(ops, &mut reply)?;
             next = self.slot.commit(device, self.queue, &header, payload);
+        }
+    }
+
+    /// Goes where the request is best served, and makes room for it. Woken on the caller's own CPU, a thread costs
+    /// nobody another wake-up; but while data are read ahead or written back, the caller could go on. Such requests come in
+    /// rows, so a thread stays the one way until it meets the other.
+    fn prepare(&mut self) {
+        let (header, arg, size, _) = self.slot.request();
+        let (reads, behind) = Header::parse(header).map_or((0, false), |header| {
+            let request = Request { header, arg, data: b"" };
+            (request.reads(), request.writes_back())
+        });
+        self.slot.expect(size.max(reads));
+        self.roam(reads >= AHEAD || behind);
+    }
+
+    fn roam(&mut self, roams: bool) {
+        if self.roams == roams {
+            return;
+        }
+        self.roams = roams;
+        let mut own = CpuSet::new();
+        own.set(self.queue.into());
+        if let Err(e) = sched_setaffinity(None, if roams { &self.anywhere } else { &own }) {
+            log::debug!("not where CPU {} is served best: {e}", self.queue);
         }
     }
 

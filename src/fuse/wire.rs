@@ -1,7 +1,7 @@
 //! A request in the kernel's bytes, answered in the kernel's bytes: between [`abi`](super::abi) and [`ops`](super::ops),
 //! the same for every transport of ours.
 
-use super::abi::{Fields, Out, Request, op, rdev, set_attr};
+use super::abi::{Fields, Out, Request, at_and_size, op, rdev, set_attr};
 use super::ops::{Ops, Sized, guarded, nothing};
 use crate::overlay::{Attr, Caller, ROOT};
 use crate::vocab::{Errno, Result};
@@ -169,12 +169,6 @@ fn opened(out: &mut Out<'_>, backing: Option<u32>) -> Result<()> {
         Some(backing) => out.open_out(FOPEN_PASSTHROUGH, backing),
         None => out.open_out(FOPEN_KEEP_CACHE, 0),
     }
-}
-
-/// `struct fuse_read_in` and `fuse_write_in`: offset and size behind the file handle.
-fn at_and_size(mut f: Fields<'_>) -> Result<(u64, usize)> {
-    f.skip(8)?;
-    Ok((f.u64()?, f.u32()? as usize))
 }
 
 fn caller(request: &Request<'_>, umask: u32) -> Caller {

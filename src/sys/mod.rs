@@ -1,6 +1,7 @@
 //! The only `unsafe` of the house: system calls that neither rustix nor nix carries, one wrapper each.
 
 pub mod alloc;
+pub mod buffer;
 pub mod fd;
 pub mod fuse_dev;
 pub mod handle_at;

@@ -4,10 +4,13 @@
 //! while the command is with it; a `Slot` gives them out to Rust only while it is not.
 
 use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::squeue::Entry128;
 use io_uring::{IoUring, cqueue, opcode, types};
+
+use super::buffer::Buffer;
 
 const REGISTER: u32 = 1;
 const COMMIT_AND_FETCH: u32 = 2;
@@ -26,8 +29,8 @@ struct Headers([u8; HEADERS]);
 /// Room for one request of one queue.
 pub struct Slot {
     ring: IoUring<Entry128, cqueue::Entry>,
-    headers: Box<Headers>,
-    payload: Box<[u8]>,
+    headers: ManuallyDrop<Box<Headers>>,
+    payload: ManuallyDrop<Buffer>,
     /// What the kernel reads once, at registration.
     buffers: Box<[libc::iovec; 2]>,
     /// The command is with the kernel.
@@ -53,8 +56,8 @@ impl Slot {
         let mut builder = IoUring::<Entry128, cqueue::Entry>::builder();
         builder.dontfork().setup_single_issuer().setup_defer_taskrun().setup_r_disabled();
         let ring = builder.build(1)?;
-        let mut headers = Box::new(Headers([0; HEADERS]));
-        let mut payload = vec![0; size].into_boxed_slice();
+        let mut headers = ManuallyDrop::new(Box::new(Headers([0; HEADERS])));
+        let mut payload = ManuallyDrop::new(Buffer::new(size)?);
         let buffers = Box::new([
             libc::iovec { iov_base: headers.0.as_mut_ptr().cast(), iov_len: HEADERS },
             libc::iovec { iov_base: payload.as_mut_ptr().cast(), iov_len: size },
@@ -99,6 +102,11 @@ impl Slot {
         (header, arg, size.min(self.payload.len()), &mut self.payload)
     }
 
+    /// `n` bytes of payload are about to come or go.
+    pub fn expect(&mut self, n: usize) {
+        self.payload.expect(n);
+    }
+
     fn u64_at(&self, at: usize) -> u64 {
         self.headers.0[at..at + 8].try_into().map_or(0, u64::from_ne_bytes)
     }
@@ -128,10 +136,13 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if self.away {
-            // The kernel may still write into them.
-            std::mem::forget(std::mem::replace(&mut self.headers, Box::new(Headers([0; HEADERS]))));
-            std::mem::forget(std::mem::take(&mut self.payload));
+        // Else the kernel may still write into them.
+        if !self.away {
+            // SAFETY: nothing looks at either any more.
+            unsafe {
+                ManuallyDrop::drop(&mut self.headers);
+                ManuallyDrop::drop(&mut self.payload);
+            }
         }
     }
 }

@@ -1,0 +1,79 @@
+//! Memory for what goes through `/dev/fuse`.
+
+use std::io;
+use std::ops::{Deref, DerefMut};
+
+/// What a huge page is here, and a multiple of it elsewhere or no matter.
+const HUGE: usize = 2 << 20;
+
+/// From how many bytes on a huge page is worth having; below, a request touches a few small ones.
+const BIG: usize = 128 << 10;
+
+/// Zeroed bytes, in memory only where they were used. The kernel takes hold of a reply page by page, which costs it more
+/// than copying a small one: what is big should lie in huge pages. They are had when the first big request comes, so that
+/// a mount that never sees one stays small.
+#[derive(Debug)]
+pub struct Buffer {
+    map: memmap2::MmapMut,
+    len: usize,
+    asked: bool,
+}
+
+impl Buffer {
+    /// Room for `len` bytes.
+    ///
+    /// # Errors
+    /// `ENOMEM`.
+    pub fn new(len: usize) -> io::Result<Self> {
+        // Mappings of whole huge pages begin at one (Linux 6.7).
+        let map = memmap2::MmapMut::map_anon(len.next_multiple_of(HUGE))?;
+        Ok(Self { map, len, asked: false })
+    }
+
+    /// `n` bytes are about to come or go.
+    pub fn expect(&mut self, n: usize) {
+        if n < BIG || self.asked {
+            return;
+        }
+        self.asked = true;
+        // SAFETY: the range is that of our own anonymous mapping; its bytes stay what they are
+        // (madvise(2), MADV_COLLAPSE, Linux 6.1).
+        let r = unsafe { libc::madvise(self.map.as_mut_ptr().cast(), self.map.len(), libc::MADV_COLLAPSE) };
+        if r != 0 {
+            log::debug!("no huge pages: {}", super::last_errno());
+        }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.map[..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.map[..self.len]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_its_bytes_when_pages_become_huge() {
+        let mut buffer = Buffer::new((1 << 20) + 5000).unwrap();
+        assert_eq!(buffer.len(), (1 << 20) + 5000);
+        for (i, b) in buffer.iter_mut().enumerate() {
+            *b = (i % 251) as u8;
+        }
+        buffer.expect(BIG - 1);
+        assert!(!buffer.asked);
+        buffer.expect(BIG);
+        assert!(buffer.asked);
+        assert!(buffer.iter().enumerate().all(|(i, b)| *b == (i % 251) as u8));
+    }
+}
