@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::copy_up::Want;
 use super::node::{Below, Node};
+use super::stack::face;
 use super::{Attr, Overlay, SetAttr};
 use crate::layer::Handle;
 use crate::vocab::dialect::{self, STORED_STATS};
@@ -30,7 +31,7 @@ impl Overlay {
     /// As [`getattr`](Self::getattr).
     pub fn birth(&self, ino: u64) -> Result<Option<Timestamp>> {
         let node = self.node(ino)?;
-        if let Some(dir) = node.lower_dirs().first() {
+        if let Some(dir) = face(&node.lower_dirs()) {
             return self.lower_handle(dir)?.birth(b"");
         }
         let other = node.state.lock().other();
@@ -57,7 +58,7 @@ impl Overlay {
         } else if !node.is_dir() {
             self.lower_stat(node)?
         } else {
-            let layer = node.lower_dirs().first().map_or(0, |d| d.layer);
+            let layer = face(&node.lower_dirs()).map_or(0, |d| d.layer);
             let stored = self.layers.get(layer).is_some_and(|l| l.stored_owners);
             self.with_top(node, |dir, name| {
                 let marks = if stored { self.marks(dir, name)?.stored } else { None };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Overlay;
 use super::file::link_target;
 use super::node::{Key, Link, Node, Upper, UpperAt};
+use super::stack::face;
 use crate::layer::{File, Handle, Rename};
 use crate::vocab::acl;
 use crate::vocab::dialect::{self, LABEL, STORED_STATS};
@@ -129,7 +130,7 @@ impl Overlay {
     fn copy_up_dir(&self, node: &Arc<Node>) -> Result<()> {
         let tree = self.tree()?;
         let dirs = node.lower_dirs();
-        let lower = dirs.first().ok_or(Errno::NOENT)?;
+        let lower = face(&dirs).ok_or(Errno::NOENT)?;
         let dir = self.lower_handle(lower)?;
         let stored = if self.layers[lower.layer].stored_owners { self.marks(&dir, b"")?.stored } else { None };
         let stat = self.shown_lower(lower.layer, dir.stat(b"")?, stored.as_ref());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::stack::{Layer, Lower as Found, LowerAt, LowerDir, lower_path, new_id};
+use super::stack::{Layer, Lower as Found, LowerAt, LowerDir, face, lower_path, new_id};
 use super::{Config, Error, Layers, Lower, Overlay};
 use crate::layer::Handle;
 use crate::layer::index::{self, Entry, Source, Writer};
@@ -79,8 +79,8 @@ impl Builder {
     }
 
     fn root(&mut self, dirs: &[Arc<LowerDir>]) -> Result<Entry> {
-        let stat = self.roots.first().copied().ok_or(Errno::NOENT)?;
-        self.dir(dirs, b"", stat)
+        let shown = face(dirs).ok_or(Errno::NOENT)?.layer;
+        self.dir(dirs, b"", self.roots[shown])
     }
 
     /// One name of the view; with what it is in the layers if it is a directory.
@@ -95,7 +95,7 @@ impl Builder {
             None => return Ok(None),
             Some(Found::Dir { dirs, stat }) => {
                 let mut entry = self.dir(&dirs, name, stat)?;
-                self.keep_path(&mut entry, &lower_path(dirs.first().ok_or(Errno::IO)?), path);
+                self.keep_path(&mut entry, &lower_path(face(&dirs).ok_or(Errno::IO)?), path);
                 return Ok(Some((entry, Some(dirs))));
             }
             Some(Found::Other { pos, data, stat }) => {
@@ -120,17 +120,17 @@ impl Builder {
     }
 
     fn dir(&mut self, dirs: &[Arc<LowerDir>], name: &[u8], mut stat: Stat) -> Result<Entry> {
-        let top = dirs.first().ok_or(Errno::IO)?.clone();
+        let top = face(dirs).ok_or(Errno::IO)?.clone();
         stat = self.on_its_disk(stat, top.layer)?;
         if dirs.len() > 1 {
             // Nobody counts the subdirectories of all layers.
             stat.nlink = 1;
         }
         let mut xattrs = Vec::new();
-        for (i, dir) in dirs.iter().enumerate() {
+        for dir in dirs {
             let handle = self.view.lower_handle(dir)?;
             let all = self.xattrs(&handle, b"", dir.layer)?;
-            if i == 0 {
+            if Arc::ptr_eq(dir, &top) {
                 xattrs = all;
             }
         }
@@ -212,6 +212,7 @@ pub(super) fn indexed(
         ino: st.ino,
         attr_whiteouts: false,
         devices,
+        implied: false,
         closed: false,
         absent: 0.into(),
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Overlay;
 use super::node::{Below, Key, Node, UpperAt};
 use super::setup::UpperTree;
-use super::stack::{LowerPos, Marks};
+use super::stack::{LowerPos, Marks, face};
 use crate::layer::{File, Handle};
 use crate::vocab::dialect::Prefix;
 use crate::vocab::handle::FileHandle;
@@ -111,7 +111,7 @@ impl Overlay {
         }
         let (dir, other) = {
             let state = node.state.lock();
-            let dir = if let Below::Dirs(dirs) = &state.below { dirs.first().cloned() } else { None };
+            let dir = if let Below::Dirs(dirs) = &state.below { face(dirs).cloned() } else { None };
             (dir, state.other())
         };
         match (dir, other) {

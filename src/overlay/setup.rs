@@ -166,6 +166,7 @@ fn lower_layers(config: &Config, given: Vec<super::Lower>) -> std::result::Resul
             Ok::<_, Error>(any)
         };
         let (attr_whiteouts, devices) = (has(dialect::OPAQUE, b"x")?, has(dialect::DEVICES, b"y")?);
+        let implied = has(dialect::IMPLIED, b"y")?;
         let root = Arc::new(LowerDir {
             id: new_id(),
             layer: i,
@@ -174,6 +175,7 @@ fn lower_layers(config: &Config, given: Vec<super::Lower>) -> std::result::Resul
             ino: st.ino,
             attr_whiteouts,
             devices,
+            implied,
             closed: false,
             absent: 0.into(),
         });

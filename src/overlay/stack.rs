@@ -53,10 +53,17 @@ pub(super) struct LowerDir {
     pub(super) attr_whiteouts: bool,
     /// It may hold files that stand for devices.
     pub(super) devices: bool,
+    /// Its attributes are those of the layers below, if they have it ([`face`]).
+    pub(super) implied: bool,
     /// Nothing in it is shown: the root of a pseudo file system.
     pub(super) closed: bool,
     /// How many names were looked for in vain since its names were known.
     pub(super) absent: AtomicU8,
+}
+
+/// Of one directory in several layers, the one whose attributes are shown. Its number is always that of the first.
+pub(super) fn face(dirs: &[Arc<LowerDir>]) -> Option<&Arc<LowerDir>> {
+    dirs.iter().find(|d| !d.implied).or(dirs.first())
 }
 
 /// Where a directory of a lower is.
@@ -93,6 +100,8 @@ pub(super) struct Marks {
     pub(super) device: bool,
     /// A directory with such files in it.
     pub(super) devices: bool,
+    /// A directory that the layer's maker said nothing of.
+    pub(super) implied: bool,
     pub(super) metacopy: bool,
     /// It is a metacopy of a format that we do not know.
     pub(super) newer: bool,
@@ -163,6 +172,7 @@ pub(super) fn read_marks(dir: &Handle, name: &[u8], prefix: Prefix) -> Result<Ma
             dialect::WHITEOUT => marks.whiteout = true,
             dialect::DEVICE => marks.device = is(b"0:0", at, said),
             dialect::DEVICES => marks.devices = is(b"y", at, said),
+            dialect::IMPLIED => marks.implied = is(b"y", at, said),
             dialect::INO => marks.ino = understood(dialect::parse_identity(&v), at, said).map(|(ino, _)| ino),
             dialect::ORIGIN => {
                 // The kernel leaves an empty one where it can't tell.
@@ -215,7 +225,8 @@ impl Overlay {
 
     fn step(&self, dirs: &[Arc<LowerDir>], name: &[u8], fuel: &Fuel) -> Result<Option<Lower>> {
         let mut found: SmallVec<[Arc<LowerDir>; 2]> = SmallVec::new();
-        let mut top = None;
+        let mut top: Option<Stat> = None;
+        let mut faceless = true;
         for (i, dir) in dirs.iter().enumerate() {
             if dir.closed {
                 continue;
@@ -268,11 +279,14 @@ impl Overlay {
                 ino: stat.ino,
                 attr_whiteouts: marks.attr_whiteouts,
                 devices: marks.devices,
+                implied: marks.implied,
                 closed,
                 absent: AtomicU8::new(0),
             });
-            if top.is_none() {
-                top = Some(self.shown_lower(dir.layer, stat, marks.stored.as_ref()));
+            if faceless && !(marks.implied && top.is_some()) {
+                let shown = self.shown_lower(dir.layer, stat, marks.stored.as_ref());
+                top = Some(top.map_or(shown, |first| Stat { dev: first.dev, ino: first.ino, ..shown }));
+                faceless = marks.implied;
             }
             found.push(child.clone());
             // A whiteout beside a directory is for what was there before it.

@@ -6,6 +6,7 @@ use super::Overlay;
 use super::copy_up::Want;
 use super::node::{Below, Node};
 use super::readdir::entries;
+use super::stack::face;
 use crate::layer::Handle;
 use crate::vocab::acl;
 use crate::vocab::dialect::STORED_STATS;
@@ -141,7 +142,7 @@ impl Overlay {
         let state = node.state.lock();
         let layer = match &state.below {
             _ if state.upper.is_some() => return false,
-            Below::Dirs(dirs) => dirs.first().map(|d| d.layer),
+            Below::Dirs(dirs) => face(dirs).map(|d| d.layer),
             Below::Here { dir, .. } => Some(dir.layer),
             Below::There(other) => Some(other.pos.dir.layer),
             Below::Nothing => None,

@@ -16,7 +16,7 @@
 //! | attribute `trusted.overlay.X`, stored owners, `security.selinux` | left out, told in [`Unpacked::skipped`] |
 //! | an attribute that the file system, or our privilege, does not allow | left out, told likewise |
 //! | an object where there is one | replaces it; a directory over a directory keeps what is in it |
-//! | a directory that has no entry, the root included | made, 0755 of root |
+//! | a directory that has no entry, the root included | made, 0755 of root, and marked: over a layer that has it, it is as it is there |
 //! | a parent that is a symbolic link of this layer | followed, with the layer as the root; what is missing there is made |
 //! | a parent that is no directory | refused; a whiteout or opaque mark there says nothing new |
 //!

@@ -36,6 +36,8 @@ pub const INO: &str = "onlay.ino";
 pub const DEVICE: &str = "onlay.device";
 /// Ours: the directory has such files in it.
 pub const DEVICES: &str = "onlay.devices";
+/// Ours: the layer says nothing of the directory but what is in it: attributes are those of the layers below.
+pub const IMPLIED: &str = "onlay.implied";
 
 /// Ownership and type as container tools store them where the file system can't, the first that is there counts:
 /// containers/storage's, fuse-overlayfs's for root of the machine, and its old one.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use onlay::layer::{Handle, mem};
-use onlay::overlay::{Config, Layers, Lower, Overlay, ROOT, build_index};
+use onlay::overlay::{Config, Layers, Lower, Overlay, ROOT, Upper, build_index};
 use onlay::vocab::dialect::Prefix;
 use onlay::vocab::ids::{IdMap, IdMaps};
 use onlay::vocab::{Kind, Stat, Timestamp};
@@ -206,6 +206,60 @@ fn layers_of_container_tools() {
             }
             same(&by_index.len(), &by_dirs.len(), "objects");
         }
+    }
+}
+
+/// A directory that an archive had no entry for is as it is below; where nobody has more of it, as it is.
+#[test]
+fn implied_directories_are_as_they_are_below() {
+    let tree = mem::Tree::new(5);
+    let root = Handle::Mem(tree.root(true));
+    let layers = [("top", 0o700, true), ("middle", 0o701, true), ("bottom", 0o1777, false)];
+    for (layer, mode, implied) in layers {
+        root.mkdir(layer.as_bytes(), mode).expect("mkdir");
+        let at = root.open_dir(layer.as_bytes()).expect("open_dir");
+        at.mkdir(b"d", mode).and_then(|()| at.mkdir(format!("only in {layer}").as_bytes(), mode)).expect("mkdir");
+        at.setxattr(b"d", b"user.of", layer.as_bytes(), 0).expect("an attribute");
+        at.open_dir(b"d").and_then(|d| d.create(layer.as_bytes(), 0o644)).expect("a file");
+        for name in [&b""[..], b"d", format!("only in {layer}").as_bytes()] {
+            if implied {
+                at.setxattr(name, b"user.overlay.onlay.implied", b"y", 0).expect("a mark");
+            }
+        }
+    }
+    let lowers = || {
+        let open =
+            |(name, ..): &(&str, u32, bool)| Handle::Mem(tree.root(false)).open_dir(name.as_bytes()).expect("open_dir");
+        layers.iter().map(|layer| Lower { dir: open(layer) }).collect::<Vec<_>>()
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let index = dir.path().join("index");
+    build_index(lowers(), Prefix::User, false, &index).expect("built");
+    let view = |index: Option<PathBuf>, upper: Option<Upper>| {
+        let config = Config { prefix: Some(Prefix::User), aufs: false, index, ..Config::default() };
+        Overlay::new(Layers { upper, lowers: lowers() }, config).expect("a union")
+    };
+    let (by_index, by_dirs) = (seen(&view(Some(index.clone()), None)), seen(&view(None, None)));
+    same(&by_index, &by_dirs, "with and without an index");
+    for path in ["", "/d", "/only in bottom"] {
+        assert_eq!(by_dirs[path.as_bytes()].stat.mode, 0o1777, "{path}");
+    }
+    assert_eq!((by_dirs[&b"/only in top"[..]].stat.mode, by_dirs[&b"/only in middle"[..]].stat.mode), (0o700, 0o701));
+    let d = &by_dirs[&b"/d"[..]];
+    let attrs: Vec<_> = d.xattrs.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+    assert_eq!((attrs, d.entries.len()), (vec![(&b"user.of"[..], &b"bottom"[..])], 3));
+    // Copied up, too.
+    for (n, index) in [None, Some(index)].into_iter().enumerate() {
+        let part = |what: &str| {
+            let name = format!("{what}{n}").into_bytes();
+            root.mkdir(&name, 0o755).and_then(|()| root.open_dir(&name)).expect("mkdir")
+        };
+        let view = view(index, Some(Upper { dir: part("upper"), work: part("work") }));
+        let ino = view.lookup(ROOT, b"d").expect("there").ino;
+        view.setxattr(ino, b"user.new", b"", 0).expect("set");
+        let attr = view.lookup(ROOT, b"d").expect("there");
+        assert_eq!((attr.ino, attr.stat.mode), (ino, 0o1777));
+        assert_eq!(view.getxattr(ino, b"user.of"), Ok(b"bottom".to_vec()));
     }
 }
 

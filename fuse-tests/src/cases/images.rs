@@ -587,9 +587,13 @@ fn marked(tree: &Tree) -> Result<()> {
 
 /// What an image is when it is mounted.
 fn seen_by_us(cx: &Ctx, image: &str) -> Result<Manifest> {
+    seen(cx, image, What::VIEW)
+}
+
+fn seen(cx: &Ctx, image: &str, what: What) -> Result<Manifest> {
     let at = cx.m.0.display().to_string();
     says(cx, &["mount", image, &at])?;
-    let seen = Manifest::of(&cx.m.0, What::VIEW);
+    let seen = Manifest::of(&cx.m.0, what);
     cx.onlay(&["umount", &at])?.ok()?;
     cx.wait_for_daemons()?;
     seen
@@ -654,8 +658,8 @@ fn theirs_unpacked(cx: &mut Ctx) -> Result<()> {
     let root = Tree(cx.dir.p("bundle/rootfs"));
     root.file("data/new", "n")?.file("data/.hidden", "h")?.hard("data/new", "data/hard")?.hard("data/new", "d/hard")?;
     marked(&root)?;
-    root.file("d/gone", "g")?.file("opaque/below", "b")?.file("kind/f", "f")?.symlink("data/new", "link")?;
-    root.file("suid", "s")?.owner("suid", 33, 44)?.mode("suid", 0o6711)?.dir("sticky")?.mode("sticky", 0o1777)?;
+    root.file("d/gone", "g")?.file("d/other", "o")?.file("opaque/below", "b")?.file("kind/f", "f")?.symlink("data/new", "link")?;
+    root.file("suid", "s")?.owner("suid", 33, 44)?.mode("suid", 0o6711)?.dir("sticky")?.owner("sticky", 7, 8)?.mode("sticky", 0o1777)?;
     root.node("fifo", FileType::Fifo, 0o640, 0)?.node("null", FileType::CharacterDevice, 0o666, rustix::fs::makedev(1, 3))?;
     root.file(&"n".repeat(240), "long name")?.symlink(&"t".repeat(400), "long-link")?.times("data/.hidden", 77, 7)?;
     umoci(&["repack", "--image", "layout:app", "--refresh-bundle", "bundle"])?;
@@ -665,29 +669,39 @@ fn theirs_unpacked(cx: &mut Ctx) -> Result<()> {
     fs::remove_dir_all(root.p("opaque"))?;
     root.file("opaque/above", "a")?.setx("suid", "user.second", "2")?;
     umoci(&["repack", "--image", "layout:app", "--refresh-bundle", "bundle"])?;
-    let unpacked = |tag: &str, layers: usize| -> Result<Manifest> {
+    let unpacked = |tag: &str, layers: usize, what: What| -> Result<Manifest> {
         umoci(&["unpack", "--image", &format!("layout:{tag}"), tag])?;
-        let want = Manifest::of(&cx.dir.p(tag).join("rootfs"), What::VIEW)?;
+        let want = Manifest::of(&cx.dir.p(tag).join("rootfs"), what)?;
         let one = path(cx, &format!("{tag}.tar"));
         Out::of(Command::new("skopeo").args(["copy", "-q", &format!("oci:{}:{tag}", path(cx, "layout")), &format!("oci-archive:{one}")]))?.ok()?;
         says(cx, &["load", "-q", "-i", &one, "--tag", tag])?;
         same!(json(cx, &["inspect", tag])?[0]["layers"].as_array().map(Vec::len), Some(layers));
-        want.check(&seen_by_us(cx, tag)?, "umoci's and ours")?;
+        want.check(&seen(cx, tag, what)?, "umoci's and ours")?;
         Ok(want)
     };
-    let want = unpacked("app", 2)?;
+    let want = unpacked("app", 2, What::VIEW)?;
     holds!(want.get("opaque/below".as_ref()).is_none() && want.get("d/hard".as_ref()).is_some_and(|l| l.contains("user.note")));
     // And on to podman by way of us.
     let file = path(cx, "theirs.tar");
     says(cx, &["save", "-q", "-o", &file, "app"])?;
     run_podman(cx, &["load", "-q", "-i", &file])?;
     podmans(&want, &seen_by_podman(cx, "app")?)?;
+    // A layer that speaks of no directory but by what is in it: as build tools without a root of their own write them.
+    for (name, change) in [("few", "d/k2"), ("few2", "sticky/deep/new")] {
+        let tree = Tree(cx.dir.p(name));
+        tree.file(change, "new")?.mode("", 0o700)?.file("d/.wh.other", "")?;
+        let tar = path(cx, &format!("{name}.tar"));
+        Out::of(Command::new("tar").args(["-cf", &tar, "-C", &path(cx, name), change, "d/.wh.other"]))?.ok()?;
+        umoci(&["raw", "add-layer", "--image", "layout:app", "--tag", name, &tar])?;
+        let want = unpacked(name, 3, What::SHAPE)?;
+        holds!(want.get("sticky".as_ref()).is_some_and(|l| l.starts_with("40700 7:8")), "{:?}", want.get("sticky".as_ref()));
+    }
     // podman refuses what umoci writes of a directory that became a file.
     root.rm("kind/f")?;
     fs::remove_dir(root.p("kind"))?;
     root.file("kind", "a file now")?;
     umoci(&["repack", "--image", "layout:kind", "bundle"])?;
-    unpacked("kind", 3).map(drop)
+    unpacked("kind", 3, What::VIEW).map(drop)
 }
 
 /// On a terminal bars with bytes, rate and time left; elsewhere a line for each piece, or nothing if asked for.
@@ -697,7 +711,7 @@ fn progress_is_shown(cx: &mut Ctx) -> Result<()> {
     let (tar, saved) = (path(cx, "big.tar"), path(cx, "saved.tar"));
     Out::of(Command::new("tar").args(["-C", &path(cx, "big"), "-cf", &tar, "."]))?.ok()?;
     let steps: [&[&str]; 3] = [&["import", &tar, "big"], &["save", "-o", &saved, "big"], &["load", "-i", &saved]];
-    for (args, what) in steps.iter().zip(["importing", "saving", "unpacking"]) {
+    for (args, what) in steps.iter().zip(["importing", "saving", "copying"]) {
         let store = path(cx, "store");
         let line = [&["onlay", "--root", &store], *args].concat().join(" ").replacen("onlay", &cx.binary().display().to_string(), 1);
         let mut script = Command::new("script");

@@ -78,7 +78,9 @@ impl<'a> Tree<'a> {
     /// The root is as a directory without an entry, until it has one. (With stored owners its attribute tells that there are
     /// some.)
     pub(super) fn begin(&self) -> Result<(), Error> {
-        self.settle(&self.here(), b"", &IMPLIED)
+        let root = self.here();
+        self.settle(&root, b"", &IMPLIED)?;
+        self.mark(&root, dialect::IMPLIED, b"y")
     }
 
     /// Puts one entry in its place.
@@ -148,16 +150,31 @@ impl<'a> Tree<'a> {
     fn step(&mut self, at: &Handle, path: &[&[u8]], name: &[u8]) -> Result<Handle, Error> {
         match at.open_dir(name) {
             Ok(dir) => Ok(dir),
-            Err(Errno::NOENT) => self.make_dir(at, name, &IMPLIED),
+            Err(Errno::NOENT) => self.make_implied(at, name),
             Err(Errno::NOTDIR | Errno::LOOP) => {
                 let kind = at.stat(name).map_err(Error::write("look at a parent"))?;
                 if kind.is_whiteout() {
-                    return self.make_dir(at, name, &IMPLIED);
+                    return self.make_implied(at, name);
                 }
                 let shown = path.join(&b'/');
                 Err(Error::refused(format!("its parent {:?} is no directory", String::from_utf8_lossy(&shown))))
             }
             Err(e) => Err(Error::write("open its directory")(e)),
+        }
+    }
+
+    /// Makes a directory that has no entry, or none yet.
+    fn make_implied(&mut self, at: &Handle, name: &[u8]) -> Result<Handle, Error> {
+        let dir = self.make_dir(at, name, &IMPLIED)?;
+        self.mark(&dir, dialect::IMPLIED, b"y")?;
+        Ok(dir)
+    }
+
+    /// A directory has an entry: it is what that says.
+    fn told(&self, dir: &Handle) -> Result<(), Error> {
+        match dir.removexattr(b"", &Prefix::User.attr(dialect::IMPLIED)) {
+            Ok(()) | Err(Errno::NODATA) => Ok(()),
+            Err(e) => Err(Error::write("unmark a directory")(e)),
         }
     }
 
@@ -190,6 +207,7 @@ impl<'a> Tree<'a> {
                 self.open.truncate(1);
                 let root = self.here();
                 self.settle(&root, b"", &look)?;
+                self.told(&root)?;
                 root
             }
             Some((name, above)) => {
@@ -197,6 +215,7 @@ impl<'a> Tree<'a> {
                 let dir = match at.open_dir(name) {
                     Ok(dir) => {
                         self.settle(&at, name, &look)?;
+                        self.told(&dir)?;
                         dir
                     }
                     Err(Errno::NOENT) => self.make_dir(&at, name, &look)?,

@@ -282,6 +282,23 @@ fn owners_are_stored_where_there_is_one_id() {
 }
 
 #[test]
+fn directories_without_an_entry_are_marked() {
+    let m = Make::default;
+    for options in [Options::default(), stored()] {
+        let tar = m().file("a/b/x", b"").file("c/.wh.y", b"").dir("d/").file("d/x", b"").dir("a/").dir("./").end();
+        let (_, root) = whole(&tar, &options);
+        let marked = |name| attr(&root, name, "user.overlay.onlay.implied");
+        assert_eq!(["a", "d", ""].map(marked), [None, None, None]);
+        assert_eq!(
+            (marked("c"), attr(&at(&root, "a"), "b", "user.overlay.onlay.implied")),
+            (Some(b"y".into()), Some(b"y".into()))
+        );
+        let (_, root) = whole(&m().file("x", b"").end(), &options);
+        assert_eq!(attr(&root, "", "user.overlay.onlay.implied"), Some(b"y".into()));
+    }
+}
+
+#[test]
 fn a_root_without_an_entry() {
     for options in [Options::default(), stored()] {
         let root = Handle::Mem(Tree::new(1).root(true));
