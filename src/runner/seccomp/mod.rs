@@ -10,17 +10,16 @@
 
 mod profile;
 mod syscalls;
+mod tree;
 
 use std::collections::BTreeMap;
 
 use rustix::thread::CapabilitySet;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, sock_filter,
-};
+use seccompiler::{BpfProgram, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompRule, TargetArch, sock_filter};
 use serde::{Deserialize, Serialize};
 
 pub use profile::Profile;
+use tree::Leaf;
 
 /// What a process is confined to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,25 +61,28 @@ fn architecture() -> Result<TargetArch, Error> {
     std::env::consts::ARCH.try_into().map_err(|_| Error::Architecture)
 }
 
-/// Hands over what the kernel would refuse because an id is not there: calls that name one beside 0, where nothing else is.
-/// All else passes, and the kernel knows it by the numbers alone (and keeps that in a table).
-pub(super) fn chown_program() -> Result<BpfProgram, Error> {
-    let here: u32 = match architecture()? {
+/// `AUDIT_ARCH_..` of linux/audit.h.
+fn audit_architecture() -> Result<u32, Error> {
+    Ok(match architecture()? {
         TargetArch::x86_64 => 0xc000_003e,
         TargetArch::aarch64 => 0xc000_00b7,
         TargetArch::riscv64 => 0xc000_00f3,
-    };
+    })
+}
+
+/// Hands over what the kernel would refuse because an id is not there: calls that name one beside 0, where nothing else is.
+/// All else passes, and the kernel knows it by the numbers alone (and keeps that in a table).
+pub(super) fn chown_program() -> Result<BpfProgram, Error> {
+    let here = audit_architecture()?;
     // The number of the call, and which argument is the user; the group is the next one.
     let mut calls = vec![(libc::SYS_fchown, 1), (libc::SYS_fchownat, 2)];
     #[cfg(target_arch = "x86_64")]
     calls.extend([(libc::SYS_chown, 1), (libc::SYS_lchown, 1)]);
     let (pass, ask) = (libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_USER_NOTIF);
-    let equal = |k: u32, jt: u8, jf: u8| sock_filter { code: JUMP_EQUAL, jt, jf, k };
     // struct seccomp_data: number, architecture, instruction pointer, arguments.
     let mut program = vec![statement(LOAD, 4), equal(here, 1, 0), statement(RETURN, pass)];
     for (number, user) in calls {
-        // The lower halves, which are all that the kernel looks at.
-        let [uid, gid] = [user, user + 1].map(|argument| statement(LOAD, 16 + 8 * argument + UPPER_FIRST));
+        let [uid, gid] = [user, user + 1].map(argument);
         program.extend([
             statement(LOAD, 0),
             equal(u32::try_from(number).unwrap_or(u32::MAX), 0, 8),
@@ -99,55 +101,95 @@ pub(super) fn chown_program() -> Result<BpfProgram, Error> {
 }
 
 fn default_programs(capabilities: CapabilitySet) -> Result<Programs, Error> {
-    let architecture = architecture()?;
-    let allowed = SeccompFilter::new(
-        default_rules(capabilities)?,
-        SeccompAction::Errno(libc::EPERM as u32),
-        SeccompAction::Allow,
-        architecture,
-    )?;
-    let mut absent = BpfProgram::new();
-    absent.extend(unknown_is_absent(syscalls::newest()));
-    if !capabilities.contains(CapabilitySet::SYS_ADMIN) {
-        absent.extend(is_absent(libc::SYS_clone3));
+    let refused = vec![statement(RETURN, REFUSED)];
+    let mut spans: Vec<(u32, Leaf)> = Vec::new();
+    let mut span = |start: u32, leaf: &Leaf| {
+        if spans.last().is_none_or(|(_, before)| before != leaf) {
+            spans.push((start, leaf.clone()));
+        }
+    };
+    let mut next = 0;
+    for (number, leaf) in default_calls(capabilities) {
+        if next < number {
+            span(next, &refused);
+        }
+        span(number, &leaf);
+        next = number + 1;
     }
-    absent.push(statement(RETURN, libc::SECCOMP_RET_ALLOW));
-    Ok(vec![allowed.try_into()?, absent])
+    let newer = number_of(syscalls::newest()) + 1;
+    if next < newer {
+        span(next, &refused);
+    }
+    // Those of the x32 ABI, too: they have bit 30 set.
+    span(newer, &vec![statement(RETURN, ABSENT)]);
+    Ok(vec![tree::program(audit_architecture()?, &spans)])
 }
 
-fn default_rules(capabilities: CapabilitySet) -> Result<Rules, Error> {
+/// The calls that are not simply refused.
+fn default_calls(capabilities: CapabilitySet) -> BTreeMap<u32, Leaf> {
     let with = syscalls::WITH.iter().filter(|(needs, _)| capabilities.contains(*needs)).map(|(_, calls)| *calls);
-    let mut rules: Rules = [syscalls::ALWAYS, syscalls::ALWAYS_HERE]
-        .into_iter()
-        .chain(with)
-        .flatten()
-        .map(|(_, number)| (*number, Vec::new()))
-        .collect();
-    if let std::collections::btree_map::Entry::Vacant(clone) = rules.entry(libc::SYS_clone) {
-        let none = SeccompCmpOp::MaskedEq(NAMESPACES);
-        clone.insert(vec![rule([condition(0, SeccompCmpArgLen::Qword, none, 0)?])?]);
+    let allowed = [syscalls::ALWAYS, syscalls::ALWAYS_HERE].into_iter().chain(with).flatten();
+    let mut calls: BTreeMap<u32, Leaf> =
+        allowed.map(|(_, number)| (number_of(*number), vec![statement(RETURN, libc::SECCOMP_RET_ALLOW)])).collect();
+    if !capabilities.contains(CapabilitySet::SYS_ADMIN) {
+        calls.insert(number_of(libc::SYS_clone3), vec![statement(RETURN, ABSENT)]);
     }
-    let not = |request: u64| condition(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, request);
-    rules.insert(libc::SYS_ioctl, vec![rule([not(libc::TIOCSTI)?, not(TIOCLINUX)?])?]);
-    let harmless = PERSONALITIES.map(|p| rule([condition(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, p)?]));
-    rules.insert(libc::SYS_personality, harmless.into_iter().collect::<Result<_, _>>()?);
-    let family = condition(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, libc::AF_VSOCK as u64)?;
-    rules.insert(libc::SYS_socket, vec![rule([family])?]);
-    Ok(rules)
+    let no_namespaces = [argument(0), statement(AND, NAMESPACES), equal(0, 0, 1)];
+    calls.entry(number_of(libc::SYS_clone)).or_insert_with(|| [&no_namespaces[..], &yes_or_no()].concat());
+    calls.insert(number_of(libc::SYS_ioctl), none_of(1, &[libc::TIOCSTI as u32, TIOCLINUX]));
+    calls.insert(number_of(libc::SYS_personality), one_of(0, &PERSONALITIES));
+    calls.insert(number_of(libc::SYS_socket), none_of(0, &[libc::AF_VSOCK as u32]));
+    calls
+}
+
+/// One past the numbers there are where there is none.
+fn number_of(call: i64) -> u32 {
+    u32::try_from(call).unwrap_or(u32::MAX - 1)
+}
+
+/// The lower half of an argument, which is all that the kernel looks at in those asked for here.
+fn argument(which: u32) -> sock_filter {
+    statement(LOAD, 16 + 8 * which + UPPER_FIRST)
+}
+
+fn equal(k: u32, jt: u8, jf: u8) -> sock_filter {
+    sock_filter { code: JUMP_EQUAL, jt, jf, k }
+}
+
+fn yes_or_no() -> [sock_filter; 2] {
+    [statement(RETURN, libc::SECCOMP_RET_ALLOW), statement(RETURN, REFUSED)]
+}
+
+/// Allowed if the argument is one of these.
+fn one_of(which: u32, values: &[u32]) -> Leaf {
+    let mut leaf = vec![argument(which)];
+    let after = |i: usize| u8::try_from(values.len() - 1 - i).unwrap_or(u8::MAX);
+    leaf.extend(values.iter().enumerate().map(|(i, value)| equal(*value, after(i), u8::from(after(i) == 0))));
+    leaf.extend(yes_or_no());
+    leaf
+}
+
+/// Allowed if it is none of these.
+fn none_of(which: u32, values: &[u32]) -> Leaf {
+    let mut leaf = vec![argument(which)];
+    let after = |i: usize| u8::try_from(values.len() - i).unwrap_or(u8::MAX);
+    leaf.extend(values.iter().enumerate().map(|(i, value)| equal(*value, after(i), 0)));
+    leaf.extend(yes_or_no());
+    leaf
 }
 
 /// The `CLONE_NEW..` flags, and those alone.
-const NAMESPACES: u64 = (libc::CLONE_NEWNS
+const NAMESPACES: u32 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
     | libc::CLONE_NEWUTS
     | libc::CLONE_NEWIPC
     | libc::CLONE_NEWUSER
     | libc::CLONE_NEWPID
-    | libc::CLONE_NEWNET) as u64;
+    | libc::CLONE_NEWNET) as u32;
 /// `PER_LINUX`, `PER_LINUX32`, both with `UNAME26`, and the question which one holds.
-const PERSONALITIES: [u64; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
+const PERSONALITIES: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// ioctl_console(2).
-const TIOCLINUX: u64 = 0x541c;
+const TIOCLINUX: u32 = 0x541c;
 
 fn condition(arg: u8, len: SeccompCmpArgLen, op: SeccompCmpOp, value: u64) -> Result<SeccompCondition, Error> {
     Ok(SeccompCondition::new(arg, len, op, value)?)
@@ -164,8 +206,8 @@ const UPPER_FIRST: u32 = if cfg!(target_endian = "big") { 4 } else { 0 };
 
 // Of linux/bpf_common.h and linux/filter.h: what seccompiler has no words for.
 const LOAD: u16 = 0x20;
+const AND: u16 = 0x54;
 const JUMP_EQUAL: u16 = 0x15;
-const JUMP_GREATER: u16 = 0x25;
 const RETURN: u16 = 0x06;
 
 fn statement(code: u16, k: u32) -> sock_filter {
@@ -173,23 +215,7 @@ fn statement(code: u16, k: u32) -> sock_filter {
 }
 
 const ABSENT: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
-
-/// A number above `newest` is `ENOSYS`; those of the x32 ABI have bit 30 set.
-fn unknown_is_absent(newest: i64) -> [sock_filter; 3] {
-    [
-        statement(LOAD, 0),
-        sock_filter { code: JUMP_GREATER, jt: 0, jf: 1, k: u32::try_from(newest).unwrap_or(u32::MAX) },
-        statement(RETURN, ABSENT),
-    ]
-}
-
-/// One call is `ENOSYS`. The number is loaded.
-fn is_absent(number: i64) -> [sock_filter; 2] {
-    [
-        sock_filter { code: JUMP_EQUAL, jt: 0, jf: 1, k: u32::try_from(number).unwrap_or(u32::MAX) },
-        statement(RETURN, ABSENT),
-    ]
-}
+const REFUSED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
 
 #[cfg(test)]
 mod tests;

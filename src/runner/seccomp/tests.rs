@@ -51,7 +51,7 @@ fn default_of(capabilities: CapabilitySet) -> impl Fn(i64, u64) -> u32 {
 }
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
-const EPERM: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+const EPERM: u32 = REFUSED;
 
 #[test]
 fn what_is_listed_is_allowed_and_the_rest_is_not() {
@@ -96,8 +96,33 @@ fn arguments_are_looked_at() {
     assert_eq!((ask(libc::SYS_ioctl, libc::TCGETS), ask(libc::SYS_ioctl, libc::TIOCSTI)), (ALLOW, EPERM));
     // What the kernel does not look at must not hide it.
     assert_eq!(ask(libc::SYS_ioctl, libc::TIOCSTI | 1 << 40), EPERM);
-    assert_eq!((ask(libc::SYS_personality, 0), ask(libc::SYS_personality, 0x40000)), (ALLOW, EPERM));
+    for personality in [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff] {
+        assert_eq!(ask(libc::SYS_personality, personality), ALLOW, "{personality:#x}");
+    }
+    assert_eq!(ask(libc::SYS_personality, 0x40000), EPERM);
+    assert_eq!(ask(libc::SYS_ioctl, 0x541c), EPERM);
     assert_eq!((ask(libc::SYS_socket, 2), ask(libc::SYS_socket, 40)), (ALLOW, EPERM));
+}
+
+/// Every number against the lists themselves; and short, for the kernel goes through it for each number there is.
+#[test]
+fn the_program_is_the_list() {
+    for capabilities in [CapabilitySet::empty(), crate::runner::KEPT_CAPABILITIES, CapabilitySet::all()] {
+        let programs = Seccomp::Default.programs(capabilities).unwrap();
+        assert!(programs.len() == 1 && programs[0].len() < 400, "{}", programs[0].len());
+        let with = syscalls::WITH.iter().filter(|(needs, _)| capabilities.contains(*needs)).map(|(_, calls)| *calls);
+        let allowed: Vec<i64> =
+            [syscalls::ALWAYS, syscalls::ALWAYS_HERE].into_iter().chain(with).flatten().map(|(_, n)| *n).collect();
+        for number in 0..=syscalls::newest() + 2 {
+            let by_argument = [libc::SYS_clone, libc::SYS_ioctl, libc::SYS_personality, libc::SYS_socket];
+            let want = match number {
+                n if allowed.contains(&n) || by_argument.contains(&n) => ALLOW,
+                n if n > syscalls::newest() || n == libc::SYS_clone3 => ABSENT,
+                _ => EPERM,
+            };
+            assert_eq!(verdict(&programs, HERE, number, [0; 6]), want, "{number}");
+        }
+    }
 }
 
 #[test]
