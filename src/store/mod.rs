@@ -131,7 +131,8 @@ impl Store {
     /// Whether there is something in its directory that no store has, or no `tmp` beside it. Like that is a store too whose
     /// making was interrupted.
     fn is_somebody_elses(&self) -> bool {
-        const FILES: [&str; 5] = ["lock", "gate.lock", "names.lock", "oci-layout", "index.json"];
+        // The last one, should another process be done with it by now.
+        const FILES: [&str; 6] = ["lock", "gate.lock", "names.lock", "oci-layout", "index.json", "version"];
         let Ok(entries) = fs::read_dir(&self.root) else { return false };
         let names: Vec<_> = entries.flatten().map(|e| e.file_name()).filter(|n| n != "lost+found").collect();
         let ours = |name: &std::ffi::OsString| {
