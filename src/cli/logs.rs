@@ -38,9 +38,12 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     lines.extend(follow.lines().map_err(fail)?);
     let from = args.tail.map_or(0, |tail| lines.len().saturating_sub(tail));
     show(&lines[from..], args.timestamps).map_err(fail)?;
+    if !args.follow {
+        return Ok(ExitCode::SUCCESS);
+    }
     loop {
         // Asked before the last look: what was printed before the end is seen.
-        let goes_on = args.follow && is_running(&container);
+        let goes_on = is_running(&container);
         let lines = follow.lines().map_err(fail)?;
         show(&lines, args.timestamps).map_err(fail)?;
         if !goes_on {
