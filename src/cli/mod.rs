@@ -135,6 +135,33 @@ enum Verb {
     Completions(completions::Args),
 }
 
+/// The same of one verb alone: it is called by programs, over and over, and the words of all the others take longer to put
+/// together than to read.
+#[derive(Debug, Parser)]
+#[command(name = "onlay", version, disable_help_subcommand = true)]
+struct OnlayRun {
+    #[command(flatten)]
+    store: store::StoreArgs,
+    #[command(subcommand)]
+    verb: RunVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum RunVerb {
+    /// Run a command in the merged view, in namespaces of its own
+    Run(Box<run::Args>),
+}
+
+/// Parses a command line. What is wrong with it, and help, is told as of one of all verbs.
+fn parse(args: &[OsString]) -> Result<Onlay, clap::Error> {
+    if args.get(1).is_some_and(|verb| verb == "run")
+        && let Ok(OnlayRun { store, verb: RunVerb::Run(args) }) = OnlayRun::try_parse_from(args)
+    {
+        return Ok(Onlay { store, verb: Verb::Run(args) });
+    }
+    Onlay::try_parse_from(args)
+}
+
 /// Exit code for a command line that makes no sense.
 const USAGE: u8 = 2;
 
@@ -145,7 +172,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     if let Some(args) = dropin::called(&args) {
         return dropin::run(args).unwrap_or_else(|e| e.report());
     }
-    let onlay = match Onlay::try_parse_from(&args) {
+    let onlay = match parse(&args) {
         Ok(onlay) => onlay,
         Err(e) => {
             // Help and version go to stdout and are no failure.
@@ -239,6 +266,25 @@ mod tests {
         let verbs: BTreeSet<&str> = onlay.get_subcommands().map(clap::Command::get_name).collect();
         assert_eq!(words(part(".Sh SYNOPSIS", ".Sh").unwrap(), ".Cm "), verbs);
         assert_eq!(words(part(".Sh DESCRIPTION", ".Sh").unwrap(), ".It Cm "), verbs);
+    }
+
+    #[test]
+    fn run_is_read_alone_as_among_the_others() {
+        let words = |line: &str| line.split(' ').map(OsString::from).collect::<Vec<_>>();
+        for line in [
+            "onlay run --rm --root /s app:1 /bin/true",
+            "onlay run -it -e A=1 -v /a:/b:ro --name web app:1 sh -c -x",
+            "onlay run --host",
+        ] {
+            let alone = OnlayRun::try_parse_from(words(line)).unwrap();
+            let among = Onlay::try_parse_from(words(line)).unwrap();
+            assert_eq!(format!("{:?}", alone.store), format!("{:?}", among.store), "{line}");
+            assert_eq!(format!("{:?}", alone.verb), format!("{:?}", among.verb), "{line}");
+        }
+        for line in ["onlay run", "onlay run --help", "onlay run --no-such-flag app:1", "onlay run --rm --name"] {
+            let among = Onlay::try_parse_from(words(line)).unwrap_err().to_string();
+            assert_eq!(parse(&words(line)).unwrap_err().to_string(), among, "{line}");
+        }
     }
 
     #[test]
