@@ -5,13 +5,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use onlay::runner::{
     Limit, LimitName, Mapping, Network, Process, Root, RootError, Seccomp, Source, Spec, Volume, plan, run,
 };
-use rustix::mount::{MountFlags, mount_bind, mount_bind_recursive, mount_remount};
+use rustix::mount::{OpenTreeFlags, open_tree};
 use rustix::thread::CapabilitySet;
 
 #[path = "runner/cases.rs"]
@@ -46,27 +47,28 @@ struct Bind {
 }
 
 impl Root for Bind {
-    fn mount(&mut self, target: &Path) -> Result<(), RootError> {
+    fn mount(&mut self) -> Result<(), RootError> {
         // As one that serves files has to; the command must not inherit it.
         rustix::process::umask(rustix::fs::Mode::empty());
         if self.fail.as_deref() == Some("mount") {
             return Err(std::io::Error::other("no such luck").into());
         }
-        if self.source == Path::new("/") {
-            mount_bind_recursive(&self.source, target)?;
-        } else {
-            mount_bind(&self.source, target)?;
-        }
-        if self.read_only {
-            mount_remount(target, MountFlags::BIND | MountFlags::RDONLY, c"")?;
-        }
         Ok(())
     }
 
-    fn serve(&mut self) -> Result<(), RootError> {
+    fn serve(&mut self) -> Result<OwnedFd, RootError> {
         // As a session does: threads, after init was started.
         std::thread::spawn(std::thread::park);
-        if self.fail.as_deref() == Some("serve") { Err(std::io::Error::other("no such luck").into()) } else { Ok(()) }
+        if self.fail.as_deref() == Some("serve") {
+            return Err(std::io::Error::other("no such luck").into());
+        }
+        let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        flags.set(OpenTreeFlags::AT_RECURSIVE, self.source == Path::new("/"));
+        let tree = open_tree(rustix::fs::CWD, &self.source, flags)?;
+        if self.read_only {
+            onlay::sys::mount::make_read_only(tree.as_fd(), false)?;
+        }
+        Ok(tree)
     }
 
     fn finish(&mut self) -> Result<(), RootError> {
@@ -121,6 +123,9 @@ fn run_once(args: &[OsString]) -> ExitCode {
         no_suid: true,
         no_dev: true,
     };
+    let base = PathBuf::from(&args[0]);
+    let on = base.join("on");
+    std::fs::create_dir_all(&on).unwrap();
     let spec = Spec {
         hostname: get("hostname"),
         network: if get("net").as_deref() == Some("none") { Network::None } else { Network::Host },
@@ -128,7 +133,7 @@ fn run_once(args: &[OsString]) -> ExitCode {
         hide: get("hide").map(Into::into).into_iter().collect(),
         volumes: get("volume").map(volume).into_iter().chain(get("tmpfs").map(tmpfs)).collect(),
         read_only: get("read-only").is_some(),
-        ..Spec::new(process, Mapping::of_caller().unwrap(), args[0].clone().into())
+        ..Spec::new(process, Mapping::of_caller().unwrap(), on)
     };
     if get("dry-run").is_some() {
         println!("{}", plan(&spec));
@@ -137,7 +142,7 @@ fn run_once(args: &[OsString]) -> ExitCode {
     let mut bind = Bind {
         source: args[1].clone().into(),
         read_only: get("ro").is_some(),
-        note: spec.base.join("note"),
+        note: base.join("note"),
         fail: get("fail"),
     };
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o027));

@@ -24,7 +24,7 @@ fn try_run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
         return Err(Error::new("a container is made of an image").hint("onlay create [--name NAME] IMAGE [COMMAND..]"));
     }
     let store = store.open()?;
-    let (container, _running) = run::create(&store, &args.run, args.run.rm)?;
+    let (container, _running) = run::create(&store, &args.run)?;
     print(format!("{}\n", container.record.id).as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -192,8 +192,5 @@ fn serve(settings: &Settings, tuning: &Tuning, mountpoint: &Path, ready: Option<
             }
         })
         .map_err(|e| Error::new(format!("start a thread: {e}")))?;
-    match served.join() {
-        Ok(done) => Ok(done.map(|()| ExitCode::SUCCESS)?),
-        Err(_) => Err(Error::new("a thread of the daemon panicked; please report it")),
-    }
+    Ok(served.join().map(|()| ExitCode::SUCCESS)?)
 }

@@ -5,6 +5,8 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::abi::{Header, OUT_HEADER, Out, Request};
 use super::handshake::MAX_REQUEST;
 use super::ops::{MAX_WRITE, Ops};
@@ -21,6 +23,15 @@ pub(super) enum Received {
     Request(usize),
     /// The mount is gone.
     End,
+}
+
+/// What a thread is about to do.
+#[derive(Clone, Copy)]
+pub(super) enum Turn {
+    /// Answer a request.
+    Busy,
+    /// Wait for the next one.
+    Waits,
 }
 
 /// Reads one request.
@@ -67,51 +78,78 @@ pub(super) fn another(device: &Arc<OwnedFd>) -> Arc<OwnedFd> {
     device.clone()
 }
 
-/// Answers what comes from this descriptor, until the mount is gone.
+/// Buffers for replies, each as big as the biggest; the last one that was used comes first: what one thread has touched, the
+/// next need not.
+#[derive(Debug, Default)]
+pub(super) struct Replies(Mutex<Vec<Buffer>>);
+
+impl Replies {
+    fn take(&self) -> Result<Buffer> {
+        let left = self.0.lock().pop();
+        left.map_or_else(|| room(MAX_WRITE as usize), Ok)
+    }
+
+    fn give_back(&self, reply: Buffer) {
+        self.0.lock().push(reply);
+    }
+}
+
+fn room(n: usize) -> Result<Buffer> {
+    Buffer::new(n).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::NOMEM))
+}
+
+/// Answers what comes from this descriptor, until the mount is gone; `tell` is told of each turn. It begins as one who waits.
 ///
 /// # Errors
 /// What the device answers.
-pub(super) fn serve(device: BorrowedFd<'_>, ops: &Ops) -> Result<()> {
-    let room = |n| Buffer::new(n).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::NOMEM));
-    let (mut requests, mut reply) = (room(MAX_REQUEST)?, room(MAX_WRITE as usize)?);
+pub(super) fn serve(device: BorrowedFd<'_>, ops: &Ops, replies: &Replies, tell: &mut dyn FnMut(Turn)) -> Result<()> {
+    let mut requests = room(MAX_REQUEST)?;
     loop {
         let n = match receive(device, &mut requests)? {
             Received::Request(n) => n,
             Received::End => return Ok(()),
         };
-        let request = &requests[..n];
-        let (unique, done) = match Request::parse(request) {
-            Ok(parsed) => {
-                reply.expect(parsed.reads());
-                (parsed.header.unique, answer(ops, &parsed, &mut reply))
-            }
-            Err(e) => match Header::parse(request) {
-                Ok(header) => (header.unique, Some(Err(e))),
-                Err(_) => {
-                    log::error!("the kernel sent {n} bytes that are no request");
-                    continue;
-                }
-            },
-        };
+        tell(Turn::Busy);
+        let mut reply = replies.take()?;
+        respond(device, ops, &requests[..n], &mut reply)?;
+        replies.give_back(reply);
         // More like it are likely to follow.
         requests.expect(n);
-        let Some(done) = done else { continue };
-        let mut header = [0; OUT_HEADER];
-        Out::new(&mut header).header(unique, done)?;
-        let sent = match done {
-            Ok(n) if n > 0 => {
-                let parts = [IoSlice::new(&header), IoSlice::new(&reply[..n])];
-                sent(rustix::io::writev(device, &parts))
+        tell(Turn::Waits);
+    }
+}
+
+fn respond(device: BorrowedFd<'_>, ops: &Ops, request: &[u8], reply: &mut Buffer) -> Result<()> {
+    let (unique, done) = match Request::parse(request) {
+        Ok(parsed) => {
+            reply.expect(parsed.reads());
+            (parsed.header.unique, answer(ops, &parsed, reply))
+        }
+        Err(e) => match Header::parse(request) {
+            Ok(header) => (header.unique, Some(Err(e))),
+            Err(_) => {
+                log::error!("the kernel sent {} bytes that are no request", request.len());
+                return Ok(());
             }
-            _ => send(device, &header),
-        };
-        if let Err(e) = sent {
-            log::error!("a reply was not taken: {e}");
-            // Nobody may wait for ever.
-            Out::new(&mut header).header(unique, Err(Errno::IO))?;
-            if let Err(e) = send(device, &header) {
-                log::error!("nor that it failed: {e}");
-            }
+        },
+    };
+    let Some(done) = done else { return Ok(()) };
+    let mut header = [0; OUT_HEADER];
+    Out::new(&mut header).header(unique, done)?;
+    let sent = match done {
+        Ok(n) if n > 0 => {
+            let parts = [IoSlice::new(&header), IoSlice::new(&reply[..n])];
+            sent(rustix::io::writev(device, &parts))
+        }
+        _ => send(device, &header),
+    };
+    if let Err(e) = sent {
+        log::error!("a reply was not taken: {e}");
+        // Nobody may wait for ever.
+        Out::new(&mut header).header(unique, Err(Errno::IO))?;
+        if let Err(e) = send(device, &header) {
+            log::error!("nor that it failed: {e}");
         }
     }
+    Ok(())
 }

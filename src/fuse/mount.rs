@@ -121,6 +121,19 @@ impl Mount {
         Ok(Self { path: at.path, id, device: at.device, tree: Some(tree) })
     }
 
+    /// Mounts in no place at all: who gets the tree [in the end](super::Session::spawn_aside) puts it where it is wanted, in
+    /// whatever mount namespace of this user namespace. `near` names it where something goes wrong.
+    ///
+    /// # Errors
+    /// No `/dev/fuse`; what fsopen(2) and the calls that go with it answer.
+    pub fn detached(near: &Path, options: &Options) -> Result<Self, Error> {
+        let options = label::heeded(options);
+        let device: OwnedFd = File::options().read(true).write(true).open(DEVICE).map_err(Error::Device)?.into();
+        let tree = mount_detached(&device, &options).map_err(|e| refused(near.into(), e.into(), &options))?;
+        let id = stat_tree(&tree).ok().map(|st| MountId(st.stx_mnt_id));
+        Ok(Self { path: near.into(), id, device, tree: Some(tree) })
+    }
+
     /// Mounts. Nobody answers until a [`Session`](super::Session) is made of it.
     ///
     /// # Errors
@@ -208,6 +221,11 @@ impl Unmount {
         // The descriptor goes at once: it keeps the mount busy.
         rustix::mount::move_mount(tree, "", rustix::fs::CWD, &self.path, flags)
             .map_err(|e| Error::Mount { path: self.path.clone(), why: e.into() })
+    }
+
+    /// Lets somebody else put the mount in a place; `None` if it has one.
+    pub(super) fn hand_over(&self) -> Option<OwnedFd> {
+        self.tree.lock().take()
     }
 
     /// Detaches the mount (`MNT_DETACH`) if it is still the one on its path; requests of its last users still come.

@@ -3,9 +3,12 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use super::device::{self, another};
+use parking_lot::Mutex;
+
+use super::device::{self, Replies, Turn, another};
 use super::handshake::shake_hands;
 use super::ops::{Ops, feature};
 use super::ring;
@@ -15,7 +18,7 @@ use crate::vocab::{Result, why};
 
 /// Bytes for the stack of a thread, there when they are used: redirects are followed one inside the other, as many as there
 /// are layers.
-const STACK: usize = 16 << 20;
+pub(super) const STACK: usize = 16 << 20;
 
 /// A connection whose first request has been answered.
 #[derive(Debug)]
@@ -70,28 +73,88 @@ impl Ours {
         self.hindered.clone()
     }
 
-    /// Answers until the mount is gone.
+    /// Answers until the mount is gone, in this thread and as many as are busy at the same time.
     ///
     /// # Errors
     /// What the first thread that failed ran into.
     pub(super) fn run(self) -> io::Result<()> {
-        let mut threads = Vec::new();
-        for (i, server) in self.rings.into_iter().enumerate() {
-            let (device, ops) = (self.device.clone(), self.ops.clone());
-            threads.push(start(format!("ring-{i}"), move || server.serve(device.as_fd(), &ops))?);
+        let Self { ops, device, clones, readers, rings, hindered: _ } = self;
+        let crew = Arc::new(Crew {
+            ops: ops.clone(),
+            device: device.clone(),
+            clones,
+            most: readers,
+            there: AtomicUsize::new(1),
+            waiting: AtomicUsize::new(1),
+            threads: Mutex::default(),
+            replies: Replies::default(),
+        });
+        for (i, server) in rings.into_iter().enumerate() {
+            let (device, ops) = (device.clone(), ops.clone());
+            crew.threads.lock().push(start(format!("ring-{i}"), move || server.serve(device.as_fd(), &ops))?);
         }
-        for i in 0..self.readers {
-            let device = if i > 0 && self.clones { another(&self.device) } else { self.device.clone() };
-            let ops = self.ops.clone();
-            threads.push(start(format!("fuse-{i}"), move || device::serve(device.as_fd(), &ops))?);
-        }
-        let mut ended = Ok(());
-        for thread in threads {
+        let mut ended = crew.serve(&device).map_err(io::Error::from);
+        // Whoever starts one more has not ended yet, and so is still in the list, or this thread.
+        while let Some(thread) = { crew.threads.lock().pop() } {
             let end = thread.join().map_err(|_| io::Error::other("a thread panicked")).and_then(|r| Ok(r?));
             ended = ended.and(end);
         }
-        self.ops.destroy();
+        ops.destroy();
         ended
+    }
+}
+
+/// The threads that read the device. One more is started when the last one that waits for a request gets one: most mounts
+/// never need all of them, and a short-lived one pays for each.
+struct Crew {
+    ops: Arc<Ops>,
+    device: Arc<OwnedFd>,
+    clones: bool,
+    /// So many at most.
+    most: usize,
+    there: AtomicUsize,
+    /// Those that wait for a request; not counted any more when all are there.
+    waiting: AtomicUsize,
+    threads: Mutex<Vec<JoinHandle<Result<()>>>>,
+    replies: Replies,
+}
+
+impl Crew {
+    fn serve(self: &Arc<Self>, device: &OwnedFd) -> Result<()> {
+        device::serve(device.as_fd(), &self.ops, &self.replies, &mut |now| match now {
+            Turn::Busy => self.busy(),
+            Turn::Waits => self.waits(),
+        })
+    }
+
+    fn is_complete(&self) -> bool {
+        self.there.load(Ordering::Relaxed) >= self.most
+    }
+
+    fn waits(&self) {
+        if !self.is_complete() {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn busy(self: &Arc<Self>) {
+        if self.is_complete() || self.waiting.fetch_sub(1, Ordering::Relaxed) > 1 {
+            return;
+        }
+        let number = self.there.fetch_add(1, Ordering::Relaxed);
+        if number >= self.most {
+            return;
+        }
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let crew = self.clone();
+        let device = if self.clones { another(&self.device) } else { self.device.clone() };
+        match start(format!("fuse-{number}"), move || crew.serve(&device)) {
+            Ok(thread) => self.threads.lock().push(thread),
+            Err(e) => {
+                log::debug!("no more threads than {number}: {}", why(&e));
+                self.there.store(self.most, Ordering::Relaxed);
+            }
+        }
     }
 }
 

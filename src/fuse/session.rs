@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::by_fuser::Shim;
 use super::mechanisms::{self, Chosen, Wishes};
 use super::mount::{Mount, Unmount, hides_device};
 use super::ops::Ops;
-use super::ours::Ours;
+use super::ours::{self, Ours};
 use super::transport::{self, Transport};
 use super::{Error, readahead};
 use crate::overlay::Overlay;
@@ -146,15 +146,66 @@ impl Session {
     ///
     /// # Errors
     /// No thread could be started, or the mount not be put in its place.
-    pub fn spawn(self) -> Result<JoinHandle<Result<(), Error>>, Error> {
+    pub fn spawn(self) -> Result<Serving, Error> {
         let unmount = self.unmount.clone();
-        let serve = || match self.carrier {
-            Carrier::Fuser(fuser) => fuser.run().map_err(Error::Session),
-            Carrier::Ours(ours) => ours.run().map_err(Error::Session),
-        };
-        let thread = std::thread::Builder::new().name("fuse".into()).spawn(serve).map_err(Error::Session)?;
+        let serving = self.start()?;
         unmount.attach()?;
-        Ok(thread)
+        Ok(serving)
+    }
+
+    /// The same for a mount that is [in no place](Mount::detached): it comes along.
+    ///
+    /// # Errors
+    /// No thread could be started; it has a place.
+    pub fn spawn_aside(self) -> Result<(Serving, OwnedFd), Error> {
+        let placed = || Error::Session(io::Error::other("the mount has a place already"));
+        let tree = self.unmount.hand_over().ok_or_else(placed)?;
+        Ok((self.start()?, tree))
+    }
+
+    fn start(self) -> Result<Serving, Error> {
+        let (ends, ended) = mpsc::channel();
+        let serve = move || {
+            // Dropped however this ends.
+            let _ends: mpsc::Sender<()> = ends;
+            match self.carrier {
+                Carrier::Fuser(fuser) => fuser.run().map_err(Error::Session),
+                Carrier::Ours(ours) => ours.run().map_err(Error::Session),
+            }
+        };
+        let thread = std::thread::Builder::new()
+            .name("fuse".into())
+            .stack_size(ours::STACK)
+            .spawn(serve)
+            .map_err(Error::Session)?;
+        Ok(Serving { thread, ended })
+    }
+}
+
+/// A session that is being served.
+#[derive(Debug)]
+pub struct Serving {
+    thread: JoinHandle<Result<(), Error>>,
+    ended: mpsc::Receiver<()>,
+}
+
+impl Serving {
+    /// Waits until the mount is gone, and tells how it went.
+    ///
+    /// # Errors
+    /// What the session ran into; a thread that panicked.
+    pub fn join(self) -> Result<(), Error> {
+        self.thread
+            .join()
+            .unwrap_or_else(|_| Err(Error::Session(io::Error::other("a thread panicked; please report it"))))
+    }
+
+    /// The same, so long at most; `None`: it still goes on.
+    pub fn join_within(self, patience: Duration) -> Option<Result<(), Error>> {
+        match self.ended.recv_timeout(patience) {
+            Err(mpsc::RecvTimeoutError::Timeout) => None,
+            Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => Some(self.join()),
+        }
     }
 }
 

@@ -51,6 +51,7 @@ impl Overlay {
         let config = Config {
             prefix: Some(self.prefix),
             volatile: false,
+            thrown_away: false,
             open_files: OPEN_FILES.min(self.config.open_files),
             beside: Some(nth),
             ..self.config.clone()

@@ -136,6 +136,8 @@ pub struct Config {
     pub open_files: usize,
     /// The upper need not survive a crash: nothing is synced, whoever asks.
     pub volatile: bool,
+    /// Upper and work go when the mount ends, however it ends, and nobody mounts them again: a volatile one is not marked.
+    pub thrown_away: bool,
     /// It is the so many-th view beside another, whose numbers it must not have: see [`Overlay::below`].
     pub beside: Option<u8>,
     /// The image index of the lower layers; where it is not theirs, or damaged, they are read themselves.
@@ -162,6 +164,7 @@ impl Default for Config {
             live_lowers: false,
             open_files: 512,
             volatile: false,
+            thrown_away: false,
             beside: None,
             index: None,
         }

@@ -83,7 +83,7 @@ impl Overlay {
             });
             upper = Some(match config.frozen {
                 true => as_left(given.dir, given.work, plain)?,
-                false => prepare(given.dir, &given.work, config.volatile, plain)?,
+                false => prepare(given.dir, &given.work, config.volatile && !config.thrown_away, plain)?,
             });
         }
         let mut lowers = lower_layers(&config, layers.lowers)?;
@@ -124,7 +124,7 @@ impl Overlay {
     /// What the work directory answers.
     pub fn end(&self) -> Result<()> {
         match &self.upper {
-            Some(upper) if self.config.volatile => upper.unmark_volatile(),
+            Some(upper) if self.config.volatile && !self.config.thrown_away => upper.unmark_volatile(),
             _ => Ok(()),
         }
     }

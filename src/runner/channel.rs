@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::PassCred;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, setsockopt,
-    socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, recvmsg, sendmsg,
+    setsockopt, shutdown, socketpair,
 };
 use nix::unistd::Pid;
 
@@ -30,6 +30,8 @@ pub(super) enum Message {
     MapsWritten,
     /// Init: it has no child yet, move it into its control group.
     NeedLimits,
+    /// Supervisor, to init: the view is mounted and served.
+    Mounted,
     /// Parent, by way of the supervisor: it is there, or has to do without.
     Limited,
     /// Init: its network namespace is there, connect it.
@@ -111,6 +113,13 @@ impl Channel {
         }
     }
 
+    /// Says and hears nothing any more.
+    pub(super) fn hang_up(&self) {
+        if let Err(e) = shutdown(self.0.as_raw_fd(), Shutdown::Both) {
+            log::debug!("shutdown: {e}");
+        }
+    }
+
     /// The next message; `None` when the other end is closed.
     pub(super) fn receive(&self) -> Result<Option<Received>, Errno> {
         let mut buf = vec![0; MAX_PACKET];
@@ -170,6 +179,7 @@ fn encode(message: &Message) -> Vec<u8> {
         Message::NeedNetwork => (b'N', 0, String::new()),
         Message::Connected => (b'C', 0, String::new()),
         Message::Chown => (b'o', 0, String::new()),
+        Message::Mounted => (b'M', 0, String::new()),
         Message::NeedLimits => (b'L', 0, String::new()),
         Message::Limited => (b'l', 0, String::new()),
         Message::Exec(process) => (b'x', 0, process.clone()),
@@ -199,6 +209,7 @@ fn decode(packet: &[u8]) -> Option<Message> {
         b'N' => Message::NeedNetwork,
         b'C' => Message::Connected,
         b'o' => Message::Chown,
+        b'M' => Message::Mounted,
         b'L' => Message::NeedLimits,
         b'l' => Message::Limited,
         b'x' => Message::Exec(text.into_owned()),
@@ -238,6 +249,7 @@ mod tests {
             Message::NeedNetwork,
             Message::Connected,
             Message::Chown,
+            Message::Mounted,
             Message::NeedLimits,
             Message::Limited,
             Message::Stopped,

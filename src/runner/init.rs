@@ -1,17 +1,18 @@
 //! Process 1 of the new pid namespace: it makes the inside as the plan says, starts the command, and reaps.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::{set_dumpable, set_pdeathsig};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::{Pid, pipe2, sethostname};
 use rustix::process::WaitOptions;
 
 use super::channel::{Channel, Message, Received};
+use super::enter::refused;
 use super::error::RUNNER_FAILED;
 use super::inside::{Failure, Roots};
 use super::parent::{Origin, USUAL_UMASK};
@@ -36,9 +37,9 @@ pub(super) struct Ends<'a> {
 }
 
 /// Its life, in the forked child; returns its exit code, which is the command's.
-pub(super) fn live(spec: &Spec, plan: &Plan, view: &Path, ends: &Ends<'_>, origin: &Origin) -> i32 {
+pub(super) fn live(spec: &Spec, plan: &Plan, ends: &Ends<'_>, origin: &Origin) -> i32 {
     let channel = ends.up;
-    match make_inside(plan, view, ends).and_then(|root| attend(spec, plan, &root, ends, origin)) {
+    match make_inside(spec, plan, ends).and_then(|root| attend(spec, plan, &root, ends, origin)) {
         Ok(code) => i32::from(code),
         Err(e) => {
             let code = e.code;
@@ -48,16 +49,27 @@ pub(super) fn live(spec: &Spec, plan: &Plan, view: &Path, ends: &Ends<'_>, origi
     }
 }
 
-fn make_inside(plan: &Plan, view: &Path, ends: &Ends<'_>) -> Result<OwnedFd, Error> {
+/// Which namespaces are made for it, beside that of its mounts.
+pub(super) const NAMESPACES: &str = "pid, ipc, uts, cgroup or network namespace";
+
+fn make_inside(spec: &Spec, plan: &Plan, ends: &Ends<'_>) -> Result<OwnedFd, Error> {
     // What the caller typed is nobody's business inside.
     set_title(c"init").map_err(|e| Error::call("title of process 1", e))?;
     set_pdeathsig(Signal::SIGKILL).map_err(|e| Error::call("prctl PR_SET_PDEATHSIG", e))?;
-    // Above all the FUSE device: were it open here too, the death of who serves the view would not end the view, and
-    // we would wait for its answers for ever.
+    // What the caller had open is not for the inside.
     let channel = ends.up;
     close_all_but(&[channel.as_raw_fd(), ends.link.as_raw_fd()]).map_err(|e| Error::call("close_range", e))?;
     rustix::process::umask(USUAL_UMASK);
-    let roots = Roots::open(view).map_err(|e| Error::call("open the view", e))?;
+    let mut namespaces = CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWCGROUP;
+    namespaces.set(CloneFlags::CLONE_NEWNET, spec.network.is_new());
+    unshare(namespaces).map_err(|e| refused(NAMESPACES, e))?;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|e| refused("mount namespace", e))?;
+    let view = match ends.link.receive().map_err(|e| Error::call("receive", e))? {
+        Some(Received { message: Message::Mounted, fds, .. }) => fds.into_iter().next(),
+        _ => None,
+    };
+    let view = view.ok_or_else(|| Error::new("the view", "is not mounted"))?;
+    let roots = Roots::open(view, &spec.base).map_err(|e| Error::call("mount the view", e))?;
     let mut place = Place::Outside(roots);
     for step in plan.steps() {
         place = carry_out(step, place, ends).map_err(|failure| failure.of(step))?;
@@ -85,7 +97,7 @@ fn carry_out(step: &Step, place: Place, ends: &Ends<'_>) -> Result<Place, Failur
                 _ => return Err(rustix::io::Errno::CANCELED.into()),
             }
             // Nothing inside sees which group of the machine's this is.
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWCGROUP).map_err(errno)?;
+            unshare(CloneFlags::CLONE_NEWCGROUP).map_err(errno)?;
         }
         (Step::SetHostname(name), _) => sethostname(name).map_err(errno)?,
         (Step::LoopbackUp, _) => loopback_up()?,

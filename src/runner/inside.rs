@@ -6,7 +6,7 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
@@ -59,12 +59,13 @@ const PROC_HINT: &str = "the kernel grants a fresh proc only where the machine's
                          covered, as inside another container (run that with an unmasked /proc)";
 
 impl Roots {
-    /// The machine's root and the view's, the latter not yet switched to. All mounting is done before the switch: just
-    /// after it the machine's root lies on top of the view's, and `..` of a link in the image would lead up to it.
-    pub(super) fn open(view: &Path) -> Result<Self, Errno> {
+    /// The machine's root and the view's, the latter mounted on the directory `on` and not yet switched to. All mounting is
+    /// done before the switch: just after it the machine's root lies on top of the view's, and `..` of a link in the image
+    /// would lead up to it.
+    pub(super) fn open(view: OwnedFd, on: &Path) -> Result<Self, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let machine = rustix::fs::open("/", flags, Mode::empty())?;
-        let view = rustix::fs::open(view, flags, Mode::empty())?;
+        move_mount(&view, "", CWD, on, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
         Ok(Self { view, machine })
     }
 

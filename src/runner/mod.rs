@@ -3,12 +3,12 @@
 //! | process | namespaces | does |
 //! |---|---|---|
 //! | parent | the caller's | writes the id maps, forwards signals, lends the terminal, returns the exit code |
-//! | supervisor | new user, new mount | mounts the view, serves it in threads, waits for init, cleans up |
-//! | init | + own mount, pid, ipc, uts, cgroup, (net) | switches the root, carries out the [`Plan`], reaps |
+//! | supervisor | new user, new mount | makes the view, serves it in threads, waits for init, cleans up |
+//! | init | + own mount, pid, ipc, uts, cgroup, (net) | mounts the view, carries out the [`Plan`], reaps |
 //! | command | init's | what the user asked for |
 //!
 //! The one who serves the view stands outside the pid namespace: nothing inside can see, trace or kill it; and inside
-//! the user namespace: the mount needs no set-user-id helper and dies with the namespace. Whoever dies takes the rest
+//! the user namespace: the mount needs no set-user-id helper and dies with init's mount namespace. Whoever dies takes the rest
 //! along: init has the supervisor's death as its own (`PR_SET_PDEATHSIG`), the supervisor sees the parent's end of the
 //! channel close, kills init and cleans up.
 //!

@@ -1,7 +1,8 @@
 //! What to run, and where.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::thread::CapabilitySet;
@@ -179,8 +180,8 @@ pub struct Spec {
     pub resources: Resources,
     /// The ids inside.
     pub mapping: Mapping,
-    /// A directory of the caller's, absolute, that exists: the view is mounted on `merged` below it, in a mount
-    /// namespace nobody else sees. `merged` is made, and removed in the end.
+    /// A directory of the caller's, absolute, that exists: the view is mounted on it, in a mount namespace nobody else
+    /// sees.
     pub base: PathBuf,
     /// The view is the machine's own root: its `resolv.conf` and `hosts` are there already.
     pub host: bool,
@@ -249,22 +250,23 @@ impl<E: std::error::Error> From<E> for RootError {
 }
 
 /// The new root: a union over FUSE in `cli`, a bind mount in tests. All three are called in the supervisor, as root of
-/// the new user namespace and in the new mount namespace, in this order, each at most once.
+/// the new user namespace and in a new mount namespace, in this order, each at most once. Init runs by then, and waits for
+/// the view.
 pub trait Root {
-    /// Mounts the view at `target`, an empty directory. The process has one thread, and must still have one
-    /// afterwards: init is forked next.
+    /// Makes the view.
     ///
     /// # Errors
     /// Whatever hinders; it becomes the runner's error. [`finish`](Root::finish) is called nevertheless.
-    fn mount(&mut self, target: &Path) -> Result<(), RootError>;
+    fn mount(&mut self) -> Result<(), RootError>;
 
-    /// Starts to serve the view, in threads, and returns. Init is running by now and waits for answers.
+    /// Starts to serve the view, in threads, and returns it: a mount in no place (fsmount(2), open_tree(2)). It ends with
+    /// the mount namespace of init's.
     ///
     /// # Errors
     /// Whatever hinders; init is then killed.
-    fn serve(&mut self) -> Result<(), RootError>;
+    fn serve(&mut self) -> Result<OwnedFd, RootError>;
 
-    /// Everything inside has ended and the view is detached: waits for the threads (for a limited time: someone
+    /// Everything inside has ended, and the view with it: waits for the threads (for a limited time: someone
     /// outside may still hold a file of the view open), syncs, removes what is to be thrown away. Only this process
     /// can: files of mapped ids belong to it alone.
     ///

@@ -1,7 +1,6 @@
 //! The process that owns the new user and mount namespaces: it mounts the view, serves it, and clears up after init.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -9,7 +8,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, setpgid, setresgid, setresuid};
-use rustix::mount::{MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use rustix::thread::UnshareFlags;
 
@@ -18,9 +17,8 @@ use super::enter::refused;
 use super::error::RUNNER_FAILED;
 use super::init::Ends;
 use super::parent::Origin;
-use super::{Error, Network, Plan, Root, Spec, init, owners};
+use super::{Error, Plan, Root, Spec, init, owners};
 use crate::sys::process::{Fork, end_with, fork_into};
-use crate::vocab::why;
 
 /// Its life, in the forked child; returns its exit code.
 pub(super) fn live(spec: &Spec, plan: &Plan, root: &mut dyn Root, channel: &Channel, origin: &Origin) -> i32 {
@@ -52,61 +50,38 @@ fn new_namespaces(channel: &Channel) -> Result<(), Error> {
 }
 
 fn lifetime(spec: &Spec, plan: &Plan, root: &mut dyn Root, channel: &Channel, origin: &Origin) -> Result<u8, Error> {
-    let target = spec.base.join("merged");
-    match std::fs::create_dir(&target) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-            return Err(Error::new(format_args!("make directory {}", target.display()), e));
-        }
-        _ => {}
+    let ended = around_init(spec, plan, root, channel, origin);
+    if let (Ok(code), true) = (&ended, origin.leaves)
+        && channel.send(&Message::Ended(*code))
+    {
+        // What is to be removed may not be where it is found before the parent has put it there.
+        while let Ok(Some(_)) = channel.receive() {}
     }
-    let ended = match root.mount(&target) {
-        Err(e) => Err(Error::of_root(e)),
-        Ok(()) => {
-            let ended = around_init(spec, plan, root, channel, origin, &target);
-            // Lazily: whoever outside still looks into it must not keep us.
-            let detached = unmount(&target, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
-            ended.and_then(|code| detached.map(|()| code).map_err(|e| Error::call("unmount the view", e)))
-        }
-    };
     let finished = root.finish().map_err(Error::of_root);
-    match std::fs::remove_dir(&target) {
-        // The whole of `base` may be gone with the throw-away upper.
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            log::warn!("remove directory {}: {}", target.display(), why(&e));
-        }
-        _ => {}
-    }
     ended.and_then(|code| finished.map(|()| code))
 }
 
-fn around_init(
-    spec: &Spec,
-    plan: &Plan,
-    root: &mut dyn Root,
-    channel: &Channel,
-    origin: &Origin,
-    target: &Path,
-) -> Result<u8, Error> {
+/// Init comes first: while it makes its namespaces, which takes the kernel a while, the view is put together here.
+fn around_init(spec: &Spec, plan: &Plan, root: &mut dyn Root, channel: &Channel, origin: &Origin) -> Result<u8, Error> {
     let (link, inits) = channel::pair().map_err(|e| Error::call("socketpair", e))?;
-    let init = match fork_into(namespaces(spec.network)) {
-        Ok(Fork::Child) => end_with(|| init::live(spec, plan, target, &Ends { up: channel, link: &inits }, origin)),
+    let init = match fork_into(UnshareFlags::NEWPID) {
+        Ok(Fork::Child) => end_with(|| init::live(spec, plan, &Ends { up: channel, link: &inits }, origin)),
         Ok(Fork::Parent(init)) => init,
-        Err(e @ rustix::io::Errno::DEADLK) => {
-            return Err(Error::new("new namespaces", e).hinted("mount() left threads"));
-        }
-        Err(e) => return Err(refused("pid, ipc, uts, cgroup or network namespace", e)),
+        Err(e) => return Err(refused(init::NAMESPACES, e)),
     };
     drop(inits);
     let guarded = pidfd(init).and_then(|fd| {
-        root.serve().map_err(Error::of_root)?;
-        let hand_over = |listener| {
-            let view =
-                rustix::fs::stat(target).map_err(|e| Error::call(format_args!("stat {}", target.display()), e))?;
-            owners::attend(listener, root.owners(), view.st_dev)
-        };
+        root.mount().map_err(Error::of_root)?;
+        let view = root.serve().map_err(Error::of_root)?;
+        // The first one to ask for the root: until then the kernel takes it for root's.
+        let device = rustix::fs::fstat(&view).map_err(|e| Error::call("stat the view", e))?.st_dev;
+        link.send_with(&Message::Mounted, &[view.as_fd()]);
+        drop(view);
+        let hand_over = |listener| owners::attend(listener, root.owners(), device);
         attend(init, &fd, channel, &link, hand_over)
     });
     if guarded.is_err() {
+        // It may still wait for the view: the first thing to be heard is what went wrong here.
         kill(init, Signal::SIGKILL).map_err(|e| Error::call("kill init", e))?;
     }
     let status = loop {
@@ -121,18 +96,6 @@ fn around_init(
         WaitStatus::Signaled(_, signal, _) => 128 + signal as u8,
         _ => RUNNER_FAILED,
     })
-}
-
-fn namespaces(network: Network) -> UnshareFlags {
-    let always = UnshareFlags::NEWNS
-        | UnshareFlags::NEWPID
-        | UnshareFlags::NEWIPC
-        | UnshareFlags::NEWUTS
-        | UnshareFlags::NEWCGROUP;
-    match network {
-        Network::Host => always,
-        Network::None | Network::Pasta | Network::Slirp4netns => always | UnshareFlags::NEWNET,
-    }
 }
 
 fn pidfd(pid: Pid) -> Result<OwnedFd, Error> {

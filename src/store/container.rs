@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::image::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::files::{random_id, read_json, rename_new};
+use super::files::{random_id, read_json, rename_new, to_json};
 use super::lock::{open, try_lock};
 use super::{Error, ErrorKind, Result, Store};
 
@@ -126,8 +126,8 @@ pub struct NewContainer {
     pub image: super::Image,
     /// What runs in it.
     pub process: Process,
-    /// It is to be removed when it ends.
-    pub remove: bool,
+    /// What is known from the beginning.
+    pub state: State,
 }
 
 /// A container in the store.
@@ -248,9 +248,15 @@ impl Store {
             None => 0o755,
         };
         fs::set_permissions(at("upper"), fs::Permissions::from_mode(mode)).map_err(Error::at("chmod", &at("upper")))?;
-        if new.remove {
+        if new.state.remove {
             open(&at(THROW_AWAY))?;
-            self.write_json_unsynced(&at("state.json"), &State { remove: true, ..State::default() })?;
+        }
+        let small = |name: &str, text: Vec<u8>| fs::write(at(name), text).map_err(Error::at("write", &at(name)));
+        if new.state.remove {
+            // Nobody has seen it yet, and nothing of it need be there after a crash.
+            small("state.json", to_json(&new.state)?)?;
+        } else if new.state != State::default() {
+            self.write_json(&at("state.json"), &new.state)?;
         }
         open(&at("lock"))?;
         let _naming = self.naming()?;
@@ -270,8 +276,8 @@ impl Store {
             }
         }
         let dir = self.path("containers").join(&record.id);
-        if new.remove {
-            self.write_json_unsynced(&at("record.json"), &record)?;
+        if new.state.remove {
+            small("record.json", to_json(&record)?)?;
             rename_new(temp, &dir)?;
         } else {
             self.write_json(&at("record.json"), &record)?;
@@ -341,6 +347,22 @@ impl Store {
         let _adding = self.adding()?;
         let at = container.dir.join("state.json");
         if state.remove { self.write_json_unsynced(&at, state) } else { self.write_json(&at, state) }
+    }
+
+    /// Where [`bury_container`](Self::bury_container) takes a container.
+    pub fn grave(&self, container: &Container) -> PathBuf {
+        self.path("tmp").join(format!("gone-{}", container.record.id))
+    }
+
+    /// Takes a container that was to go when it ended out of sight, for its user to remove the [`grave`](Self::grave): that
+    /// may take a while. Should that one be killed, the next sweep does it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn bury_container(&self, container: &Container, _running: &Running) -> Result<()> {
+        let _adding = self.adding()?;
+        let grave = self.grave(container);
+        fs::rename(&container.dir, &grave).map_err(Error::at("remove", &container.dir))
     }
 
     /// Removes a container and its writable layer. `running` shows that nobody else uses it.

@@ -49,7 +49,7 @@ fn new_container(image: &Image, name: Option<&str>) -> NewContainer {
         image_name: "x".into(),
         image: image.clone(),
         process: Process { args: vec!["sh".into()], ..Process::default() },
-        remove: false,
+        state: State::default(),
     }
 }
 
@@ -243,7 +243,10 @@ fn containers_are_found_by_name_and_id_and_have_one_user() {
 fn what_is_to_be_thrown_away_goes_whatever_a_crash_has_left_of_it() {
     let (_dir, store) = store();
     let a = image(&store, &["a"], Some("a"));
-    let new = |name: &str| NewContainer { remove: true, ..new_container(&a, Some(name)) };
+    let new = |name: &str| NewContainer {
+        state: State { remove: true, ..State::default() },
+        ..new_container(&a, Some(name))
+    };
     let [ended, running, spoilt] = ["ended", "running", "spoilt"].map(|n| store.create_container(new(n)).unwrap());
     let kept = store.create_container(new_container(&a, Some("kept"))).unwrap();
     let state = State { started: Some("now".into()), remove: true, ..State::default() };

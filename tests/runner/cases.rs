@@ -221,8 +221,7 @@ fn left_behind(base: &Path, before: &[i32]) -> Option<String> {
             let found = line.windows(ours.len()).any(|w| w == ours);
             found.then(|| format!("process {p}: {}", String::from_utf8_lossy(&line)))
         });
-        let directory = base.join("merged").exists().then(|| "the mountpoint".to_owned());
-        match mount.or(process).or(directory) {
+        match mount.or(process) {
             None => return None,
             Some(what) if Instant::now() > deadline => return Some(what),
             Some(_) => std::thread::sleep(Duration::from_millis(20)),
@@ -231,6 +230,13 @@ fn left_behind(base: &Path, before: &[i32]) -> Option<String> {
 }
 
 impl Place {
+    /// Names in the directory of the runs, and in the one that views are mounted on.
+    pub(super) fn left_in_base(&self) -> Vec<String> {
+        let dirs = [self.base.clone(), self.base.join("on")];
+        let entries = dirs.into_iter().flat_map(|dir| std::fs::read_dir(dir).unwrap());
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).filter(|name| name != "on").collect()
+    }
+
     fn command(&self, root: &str, options: &[&str], command: &[&str]) -> Command {
         let mut c = again(&self.me, self.user.as_deref());
         let root = if root == "/" { PathBuf::from("/") } else { self.roots.join(root) };

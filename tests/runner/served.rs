@@ -2,7 +2,7 @@
 //! nobody ever hears.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -15,6 +15,7 @@ use onlay::runner::{Root, RootError};
 const TTL: Duration = Duration::from_secs(1);
 
 pub(crate) struct Served {
+    view: Option<OwnedFd>,
     session: Option<Session<Tiny>>,
     background: Option<BackgroundSession>,
 }
@@ -84,26 +85,36 @@ impl Filesystem for Tiny {
 
 impl Served {
     pub(crate) fn new() -> Self {
-        Self { session: None, background: None }
+        Self { view: None, session: None, background: None }
     }
 }
 
 impl Root for Served {
-    fn mount(&mut self, target: &Path) -> Result<(), RootError> {
-        use std::os::fd::AsRawFd;
+    fn mount(&mut self) -> Result<(), RootError> {
+        use rustix::mount::{
+            FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+            fsmount, fsopen,
+        };
         let device = std::fs::File::options().read(true).write(true).open("/dev/fuse")?;
-        let fd = device.as_raw_fd();
-        let options = format!("fd={fd},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions");
-        let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
-        rustix::mount::mount("tiny", target, "fuse.tiny", flags, std::ffi::CString::new(options)?.as_c_str())?;
+        let fs = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        let fd = std::os::fd::AsRawFd::as_raw_fd(&device).to_string();
+        for (name, value) in [("fd", fd.as_str()), ("rootmode", "40000"), ("user_id", "0"), ("group_id", "0")] {
+            fsconfig_set_string(&fs, name, value)?;
+        }
+        for name in ["allow_other", "default_permissions"] {
+            fsconfig_set_flag(&fs, name)?;
+        }
+        fsconfig_create(&fs)?;
+        let flags = MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV;
+        self.view = Some(fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, flags)?);
         let tiny = Tiny { program: std::fs::read("/usr/bin/busybox")?, unanswered: Mutex::default() };
         self.session = Some(Session::from_fd(tiny, device.into(), SessionACL::All, fuser::Config::default())?);
         Ok(())
     }
 
-    fn serve(&mut self) -> Result<(), RootError> {
+    fn serve(&mut self) -> Result<OwnedFd, RootError> {
         self.background = self.session.take().map(Session::spawn).transpose()?;
-        Ok(())
+        Ok(self.view.take().ok_or_else(|| std::io::Error::other("no view"))?)
     }
 
     fn finish(&mut self) -> Result<(), RootError> {

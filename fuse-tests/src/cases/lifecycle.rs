@@ -18,7 +18,7 @@ cases!("lifecycle":
     logs_are_kept_and_followed.onlay().by(ALL), a_killed_service_ends_the_container.onlay().by(ALL),
     a_killed_monitor_ends_the_container.onlay().by(ALL), outlives_who_started_it.onlay().by(ALL),
     orphans_are_reaped.onlay().by(ALL), removed_by_force_and_by_itself.onlay().by(ALL),
-    used_by_one_at_a_time.onlay().by(ALL),
+    used_by_one_at_a_time.onlay().by(ALL), nothing_is_left_of_what_is_thrown_away.onlay().by(ALL),
 );
 
 /// A store with one small image.
@@ -264,5 +264,59 @@ fn used_by_one_at_a_time(cx: &mut Ctx) -> Result<()> {
     let top = b.says(&["top", "web"])?;
     holds!(top.lines().count() >= 2 && top.contains("while :"), "{top}");
     holds!(b.says(&["stats", "web"])?.contains("web"), "stats");
+    Ok(())
+}
+
+/// When `run --rm` is over nothing is left, not for a moment: no name, file, process or mount.
+fn nothing_is_left_of_what_is_thrown_away(cx: &mut Ctx) -> Result<()> {
+    let b = Shelf::new(cx)?;
+    let store = std::path::Path::new(&b.store);
+    let names = |dir: &str| -> Result<Vec<String>> {
+        let names = std::fs::read_dir(store.join(dir))?.map(|e| Ok(e?.file_name().to_string_lossy().into_owned()));
+        names.filter(|n| !n.as_ref().is_ok_and(|n| n.ends_with(".lock"))).collect()
+    };
+    // Whoever has the store in its words, but for this process and those that started it.
+    let processes = || -> Result<Vec<String>> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let words = std::fs::read(entry?.path().join("cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).replace('\0', " ");
+            if words.contains(&b.store) && words.contains(" run ") {
+                found.push(words);
+            }
+        }
+        Ok(found)
+    };
+    let write = "mkdir /d && echo x > /d/x && chmod 0 /d && rm -rf /tmp && sleep 100 & [ -d /bin ] && exit $0";
+    for (script, code) in [("exit 3", 3), ("kill -9 $$", 137), (write, 125), ("exec /no/such", 127)] {
+        for _ in 0..3 {
+            // The same name each time.
+            let out = b.call(&["run", "--rm", "--name", "job", "base:1", "sh", "-c", script, "125"])?;
+            same!((script, out.code), (script, code));
+            same!(names("containers")?, Vec::<String>::new());
+            same!(names("tmp")?, Vec::<String>::new());
+            same!(processes()?, Vec::<String>::new());
+        }
+    }
+    let out = b.call(&["run", "--rm", "--name", "job", "base:1", "/no/such"])?;
+    same!(out.code, 127);
+    same!((names("containers")?.len(), names("tmp")?.len()), (0, 0));
+    // One that is cut off in all its parts was never synced, and does not start again.
+    b.says(&["run", "-d", "--rm", "--name", "web", "base:1", "sleep", "100"])?;
+    let (monitor, supervisor) = b.processes()?;
+    kill(monitor, Signal::SIGKILL)?;
+    // Its death may have ended the other by now.
+    kill(supervisor, Signal::SIGKILL).ok();
+    until("ended", || Ok(b.status()? != "running"))?;
+    if b.status()? != "none" {
+        super::bad_input::is_clear(&b.call(&["start", "web"])?, "web")?;
+        b.says(&["rm", "web"])?;
+    }
+    // Nor of a view without an image.
+    let scratch = cx.dir.dir("scratch")?.p("scratch");
+    let root = cx.dir.p("root").display().to_string();
+    let mut run = Command::new(cx.binary());
+    let out = Out::of(run.args(["run", "--rootfs", &root, "--", "sh", "-c", "echo x > /x; exit 4"]).env("TMPDIR", &scratch))?;
+    same!((out.code, std::fs::read_dir(&scratch)?.count()), (4, 0));
     Ok(())
 }

@@ -64,6 +64,7 @@ fn monitor(store: &Store, container: &Container, running: Running, args: &Args, 
             args,
             Attended { control, cgroup, apart: true, running: Some(tell_running), ..Attended::default() },
             Some(recorder),
+            None,
         )
     });
     if let Err(e) = &ended {

@@ -1,5 +1,6 @@
 //! Containers of images: made, and run.
 
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
@@ -26,7 +27,11 @@ use crate::vocab::ids::IdMaps;
 
 /// Makes a container of the image that the first word of the command names, and takes it. Its lock keeps everybody else
 /// away from it.
-pub(in crate::cli) fn create(store: &Store, args: &Args, remove: bool) -> Result<(Container, Running), Error> {
+pub(in crate::cli) fn create(store: &Store, args: &Args) -> Result<(Container, Running), Error> {
+    create_with(store, args, State { remove: args.rm, ..State::default() })
+}
+
+fn create_with(store: &Store, args: &Args, state: State) -> Result<(Container, Running), Error> {
     let name = image_name(args)?;
     let stop_signal = args.container.stop_signal()?;
     let id_file = args.container.id_file()?;
@@ -54,7 +59,7 @@ pub(in crate::cli) fn create(store: &Store, args: &Args, remove: bool) -> Result
         options: json!({ "argv": argv(), "cwd": std::env::current_dir().ok() }),
     };
     let container =
-        store.create_container(NewContainer { name: args.name.clone(), image_name: name, image, process, remove })?;
+        store.create_container(NewContainer { name: args.name.clone(), image_name: name, image, process, state })?;
     let running = container.take()?;
     if let Some(Err(e)) = id_file.map(|file| file.write(&container.record.id)) {
         store.remove_container(&container, running)?;
@@ -134,7 +139,10 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
         print(format!("{}\n", runner::plan(&spec)).as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let (container, running) = create(&store, args, args.rm)?;
+    // One in the foreground starts as soon as it is there: that is written down at once.
+    let state = if args.detach { State::default() } else { begun() };
+    let state = State { remove: args.rm, ..state };
+    let (container, running) = create_with(&store, args, state.clone())?;
     let mut own = args.clone();
     own.command.remove(0);
     if args.detach {
@@ -142,25 +150,49 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
         print(format!("{}\n", container.record.id).as_bytes())?;
         return Ok(ExitCode::SUCCESS);
     }
-    let ran = std::rc::Rc::new(std::cell::Cell::new(false));
-    let begun = ran.clone();
-    let attended = Attended { running: Some(Box::new(move || begun.set(true))), ..Attended::default() };
-    let ended = start(&store, &container, &own, attended, None);
-    let kept = (ended.is_ok() || ran.get()) && !args.rm;
-    if !kept {
-        // It never ran, or is not to be kept.
+    if args.rm {
+        return pass(&store, &container, running, &own, Some(state));
+    }
+    let ran = Cell::new(false);
+    let attended = Attended { running: Some(Box::new(|| ran.set(true))), ..Attended::default() };
+    let ended = start(&store, &container, &own, attended, None, Some(state));
+    if ended.is_err() && !ran.get() {
         store.remove_container(&container, running)?;
     }
     ended
 }
 
-/// Runs a container that this process has taken; `args` is without the image. Its state tells how it went.
+/// Runs a container here that is gone when its command has ended. Who served it removes what is left of it, and nobody waits
+/// for that.
+fn pass(
+    store: &Store,
+    container: &Container,
+    running: Running,
+    args: &Args,
+    written: Option<State>,
+) -> Result<ExitCode, Error> {
+    let buried = Cell::new(false);
+    let bury = || match store.bury_container(container, &running) {
+        Ok(()) => buried.set(true),
+        Err(e) => log::debug!("{e}"),
+    };
+    let attended = Attended { leaving: Some(Box::new(bury)), ..Attended::default() };
+    let ended = start(store, container, args, attended, None, written);
+    if !buried.get() {
+        store.remove_container(container, running)?;
+    }
+    ended
+}
+
+/// Runs a container that this process has taken; `args` is without the image. Its state tells how it went; `written` is what
+/// it says of this run already.
 pub(in crate::cli) fn start(
     store: &Store,
     container: &Container,
     args: &Args,
     mut attended: Attended<'_>,
     recorder: Option<Recorder>,
+    written: Option<State>,
 ) -> Result<ExitCode, Error> {
     let mut state = container.state()?;
     let (spec, view) = prepare(store, container, args, &state)?;
@@ -171,13 +203,18 @@ pub(in crate::cli) fn start(
         attended.cgroup = Cgroup::limited(&spec.resources, container.dir());
     }
     attended.own = Some(OWN);
-    let oom_killed = std::rc::Rc::new(std::cell::Cell::new(false));
+    let oom_killed = std::rc::Rc::new(Cell::new(false));
     let told = oom_killed.clone();
     attended.out_of_memory = Some(Box::new(move |_| told.set(true)));
-    let pid = i32::try_from(std::process::id()).ok();
-    let fresh = State { remove: state.remove, ..State::default() };
-    state = State { started: Some(now()), pid, ..fresh };
-    store.set_state(container, &state)?;
+    let remove = state.remove;
+    state = match written {
+        Some(written) => written,
+        None => {
+            let state = State { remove, ..begun() };
+            store.set_state(container, &state)?;
+            state
+        }
+    };
     let (shelf, one, then) = (store.clone(), container.clone(), state.clone());
     attended.left = Some(Box::new(move |supervisor| {
         // Whoever signals it by its process must meet the one that is there now.
@@ -192,11 +229,25 @@ pub(in crate::cli) fn start(
         Ok(code) => *code,
         Err(e) => i32::from(e.exit_code()),
     };
-    let oom_killed = oom_killed.get();
-    state =
-        State { finished: Some(now()), pid: None, supervisor: None, exit_code: Some(exit_code), oom_killed, ..state };
-    store.set_state(container, &state)?;
+    // What is removed next, nobody reads any more.
+    if !state.remove {
+        let oom_killed = oom_killed.get();
+        state = State {
+            finished: Some(now()),
+            pid: None,
+            supervisor: None,
+            exit_code: Some(exit_code),
+            oom_killed,
+            ..state
+        };
+        store.set_state(container, &state)?;
+    }
     Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(FAILED)))
+}
+
+/// What this process starts now.
+fn begun() -> State {
+    State { started: Some(now()), pid: i32::try_from(std::process::id()).ok(), ..State::default() }
 }
 
 /// What of ours may be started inside.
@@ -221,12 +272,14 @@ fn prepare(store: &Store, container: &Container, args: &Args, state: &State) -> 
         ids: if mapping.is_single() { IdMaps::all_root() } else { IdMaps::default() },
         // What is thrown away anyway need not survive a crash.
         volatile: state.remove,
+        thrown_away: state.remove,
         index,
         ..Config::default()
     };
     let mut spec = args.spec(mapping, &caller(container), &defaults(&image), container.dir(), &[])?;
     take_over(&mut spec.process, container);
-    Ok((spec, View::of_container(given, config, container.dir(), state.remove)))
+    let grave = state.remove.then(|| store.grave(container));
+    Ok((spec, View::of_container(given, config, container.dir(), grave)))
 }
 
 /// Does something of ours in a container, with this process's standard input and output: in the running one, or in one that
@@ -249,11 +302,21 @@ pub(in crate::cli) fn own_process(store: &Store, container: &Container, words: V
 pub(in crate::cli) fn start_again(store: &Store, name: &str, attach: Option<bool>) -> Result<ExitCode, Error> {
     let container = store.container(name)?;
     let running = container.take()?;
+    let state = container.state()?;
+    if state.remove && state.started.is_some() {
+        return Err(Error::new(format!(
+            "container {name} was to go when it ended, and was cut off: it may be incomplete"
+        ))
+        .hint(format!("onlay cp takes out what is left of it; onlay rm {name}")));
+    }
     let mut args = recorded(&container)?;
     match attach {
         Some(interactive) => {
             args.process.interactive &= interactive;
-            start(store, &container, &args, Attended::default(), None)
+            if args.rm {
+                return pass(store, &container, running, &args, None);
+            }
+            start(store, &container, &args, Attended::default(), None, None)
         }
         None => {
             detached(store, &container, running, &args)?;

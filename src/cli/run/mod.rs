@@ -13,6 +13,7 @@ mod values;
 mod view;
 mod volumes;
 
+use std::cell::Cell;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -61,6 +62,7 @@ fn try_run(args: &Args) -> Result<ExitCode, Error> {
         aufs: !args.host,
         // What is thrown away anyway need not survive a crash.
         volatile: args.upper.is_none(),
+        thrown_away: args.upper.is_none(),
         ..Config::default()
     };
     let base = tempfile::Builder::new()
@@ -73,11 +75,17 @@ fn try_run(args: &Args) -> Result<ExitCode, Error> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut view = View::new(given, args.host, config, base.path());
-    let attended = Attended { cgroup: Cgroup::limited(&spec.resources, base.path()), ..Attended::default() };
+    let left = Cell::new(false);
+    let mut attended = Attended { cgroup: Cgroup::limited(&spec.resources, base.path()), ..Attended::default() };
+    if args.upper.is_none() {
+        // Of what was written nothing is kept, and nobody waits for that.
+        attended.leaving = Some(Box::new(|| left.set(true)));
+    }
     let ended = runner::run_attended(&spec, &mut view, attended);
-    // The supervisor has removed it, unless it was killed.
+    // The supervisor removes it, unless it was killed.
     let path = base.keep();
-    if let Err(e) = std::fs::remove_dir_all(&path)
+    if !left.get()
+        && let Err(e) = std::fs::remove_dir_all(&path)
         && e.kind() != std::io::ErrorKind::NotFound
     {
         log::warn!("{} is left over: {}", path.display(), why(&e));

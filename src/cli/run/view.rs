@@ -1,16 +1,17 @@
 //! The merged view as the root of a run: where the union, its service and the runner meet.
 
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::journal::{Recorder, Recording};
 use crate::cli::error::Error;
 use crate::cli::layers::{Given, Opened};
 use crate::cli::limits::raise_open_files;
-use crate::fuse::{self, Mount, Mountpoint, Options, Session, Tuning};
+use crate::fuse::session::Serving;
+use crate::fuse::{self, Mount, Options, Session, Tuning};
 use crate::overlay::{Config, Overlay, SetAttr};
 use crate::runner::{Owners, Root, RootError};
 use crate::vocab::why;
@@ -25,17 +26,17 @@ pub(in crate::cli) struct View {
     config: Config,
     /// Lower layers hold the writable ones: the machine's root does.
     host: bool,
-    /// Where the view is mounted below; holds a throw-away upper where the user named none.
+    /// Where the view is mounted, for the inside alone; holds a throw-away upper where the user named none.
     base: PathBuf,
     /// What is removed in the end: only the one who serves the view can.
     throw_away: Vec<PathBuf>,
     session: Option<Session>,
-    served: Option<(fuse::session::Stopper, JoinHandle<Result<(), fuse::Error>>)>,
+    served: Option<(fuse::session::Stopper, Serving)>,
     /// Takes what is printed inside, once we have threads.
     recorder: Option<Recorder>,
     recording: Option<Recording>,
     /// Locks on upper and work.
-    opened: Vec<std::os::fd::OwnedFd>,
+    opened: Vec<OwnedFd>,
     /// The union while it is served: whoever asks in the end must not keep it.
     overlay: Weak<Overlay>,
 }
@@ -70,9 +71,11 @@ impl View {
         }
     }
 
-    /// The view of a container with its directory; `remove`: what it has written goes in the end.
-    pub(in crate::cli) fn of_container(given: Given, config: Config, dir: &Path, remove: bool) -> Self {
-        let throw_away = given.upper.iter().chain(&given.work).filter(|_| remove).cloned().collect();
+    /// The view of a container with its directory. What it has written goes in the end where it has a `grave`, and so does
+    /// the rest of it if it is there by then.
+    pub(in crate::cli) fn of_container(given: Given, config: Config, dir: &Path, grave: Option<PathBuf>) -> Self {
+        let written = given.upper.iter().chain(&given.work).filter(|_| grave.is_some());
+        let throw_away = written.chain(&grave).cloned().collect();
         Self { throw_away, ..Self::new(given, false, config, dir) }
     }
 
@@ -112,24 +115,23 @@ impl View {
         Overlay::new(layers, config).map_err(|e| self.given.explain(e))
     }
 
-    fn mount_at(&mut self, target: &Path) -> Result<(), Error> {
-        let mountpoint = Mountpoint::new(target)?;
+    fn make(&mut self) -> Result<(), Error> {
         let overlay = Arc::new(self.open()?);
         self.overlay = Arc::downgrade(&overlay);
-        let mount = Mount::new(mountpoint, &Options { allow_other: Some(true), ..Options::default() })?;
+        let mount = Mount::detached(&self.base, &Options { allow_other: Some(true), ..Options::default() })?;
         self.session = Some(Session::new(mount, overlay, &Tuning::default())?);
         Ok(())
     }
 
-    fn serve_in_threads(&mut self) -> Result<(), Error> {
-        // Only now: the command must not inherit our limit.
+    fn serve_in_threads(&mut self) -> Result<OwnedFd, Error> {
+        // The command does not inherit our limit: init was there before.
         raise_open_files();
         self.recording = self.recorder.take().map(Recorder::start).transpose()?;
-        if let Some(session) = self.session.take() {
-            let stopper = session.stopper();
-            self.served = Some((stopper, session.spawn()?));
-        }
-        Ok(())
+        let session = self.session.take().ok_or_else(|| Error::new("there is no view to serve"))?;
+        let stopper = session.stopper();
+        let (serving, tree) = session.spawn_aside()?;
+        self.served = Some((stopper, serving));
+        Ok(tree)
     }
 
     fn end(&mut self) -> Result<(), Error> {
@@ -157,11 +159,11 @@ impl View {
 }
 
 impl Root for View {
-    fn mount(&mut self, target: &Path) -> Result<(), RootError> {
-        Ok(self.mount_at(target)?)
+    fn mount(&mut self) -> Result<(), RootError> {
+        Ok(self.make()?)
     }
 
-    fn serve(&mut self) -> Result<(), RootError> {
+    fn serve(&mut self) -> Result<OwnedFd, RootError> {
         Ok(self.serve_in_threads()?)
     }
 
@@ -175,17 +177,10 @@ impl Root for View {
 }
 
 /// Waits for the daemon's threads, but not for ever: somebody outside may hold a file of the view open.
-fn join(thread: JoinHandle<Result<(), fuse::Error>>) -> Result<(), Error> {
-    let until = Instant::now() + PATIENCE;
-    while !thread.is_finished() {
-        if Instant::now() > until {
-            return Err(Error::new("somebody outside still uses the view; it ends now")
-                .hint("what was changed inside is in the upper directory"));
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    match thread.join() {
-        Ok(done) => Ok(done?),
-        Err(_) => Err(Error::new("a thread of the daemon panicked; please report it")),
+fn join(serving: Serving) -> Result<(), Error> {
+    match serving.join_within(PATIENCE) {
+        Some(done) => Ok(done?),
+        None => Err(Error::new("somebody outside still uses the view; it ends now")
+            .hint("what was changed inside is in the upper directory")),
     }
 }
