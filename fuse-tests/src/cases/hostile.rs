@@ -2,10 +2,11 @@
 //! outside the store is touched, nothing is left in it. `src/store/LAYOUT.md` lists which test holds what.
 
 use std::fs;
+use std::io::{BufWriter, Write as _};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::json;
 
 use super::bad_input::is_clear;
@@ -19,7 +20,7 @@ use crate::tree::{Tree, cases, holds, same};
 
 cases!("hostile":
     archives.onlay().by(ALL).slow(300), device_nodes.onlay().by(ALL), a_blob_under_another_diff_id.onlay().by(ALL),
-    a_huge_file_in_little_memory.onlay().by(ALL).slow(300),
+    a_huge_file_in_little_memory.onlay().by(ALL).slow(300), a_million_entries.onlay().by(&[User::Root]).slow(300),
 );
 
 /// An archive made byte by byte, so that it can be wrong in any way.
@@ -28,13 +29,22 @@ struct Tar(Vec<u8>);
 
 impl Tar {
     /// An entry of ustar whose header says `size`, whatever the data is.
-    fn entry(mut self, kind: u8, name: &str, link: &str, size: u64, data: &[u8]) -> Self {
+    fn entry(self, kind: u8, name: &str, link: &str, size: u64, data: &[u8]) -> Self {
+        self.put([0, 0], kind, name, link, size, data)
+    }
+
+    /// One entry of somebody's, without data.
+    fn owned(kind: u8, name: &str, owners: [u64; 2]) -> Self {
+        Self::default().put(owners, kind, name, "", 0, b"")
+    }
+
+    fn put(mut self, [uid, gid]: [u64; 2], kind: u8, name: &str, link: &str, size: u64, data: &[u8]) -> Self {
         let mut header = [0; 512];
         let mut put = |at: usize, text: &[u8]| header[at..at + text.len()].copy_from_slice(text);
         put(0, name.as_bytes());
         // Mode, owner, group; each ends in a zero byte.
-        for (at, text) in [(100, b"0000644"), (108, b"0000000"), (116, b"0000000")] {
-            put(at, text);
+        for (at, number) in [(100, 0o644), (108, uid), (116, gid)] {
+            put(at, format!("{number:07o}").as_bytes());
         }
         put(124, format!("{size:011o}\0").as_bytes());
         put(136, b"00000000001\0        ");
@@ -173,6 +183,25 @@ fn archives(cx: &mut Ctx) -> Result<()> {
         before.check(&Manifest::of(&cx.dir.p("outside"), What::DISK)?, what)?;
         says(cx, &["rmi", "tame"])?;
     }
+    nothing_left(cx)
+}
+
+/// A million of them, by an honest ratio: the one that is too much is named.
+fn a_million_entries(cx: &mut Ctx) -> Result<()> {
+    let mut gzip = Command::new("gzip").arg("-1").stdin(Stdio::piped()).stdout(fs::File::create(cx.dir.p("many.tar.gz"))?).spawn()?;
+    let mut into = BufWriter::with_capacity(1 << 20, gzip.stdin.take().context("stdin")?);
+    let mut dice = 1_u64;
+    for n in 0..1_000_000 {
+        // Owners that do not compress: otherwise it would be refused as a bomb.
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let name = if n + 1 == 1_000_000 { "last/" } else { "one/" };
+        into.write_all(&Tar::owned(b'5', name, [dice >> 46, dice >> 28 & 0x3_ffff]).0)?;
+    }
+    into.write_all(&[0; 1024])?;
+    drop(into.into_inner()?);
+    holds!(gzip.wait()?.success());
+    let out = onlay(cx, &["import", "-q", &text(&cx.dir.p("many.tar.gz")), "many"])?;
+    is_clear(&out, "\"last/\": it is one entry too many")?;
     nothing_left(cx)
 }
 
