@@ -16,6 +16,9 @@ _onlay() {
             ",$1")
                 cmd="onlay"
                 ;;
+            onlay,attach)
+                cmd="onlay__subcmd__attach"
+                ;;
             onlay,commit)
                 cmd="onlay__subcmd__commit"
                 ;;
@@ -128,12 +131,38 @@ _onlay() {
 
     case "${cmd}" in
         onlay)
-            opts="-h -V --root --help --version mount umount unmount run diff create ps exec cp logs start stop restart kill wait top stats rm commit export images history inspect pull push tag rmi load save import df gc login logout completions"
+            opts="-h -V --root --help --version mount umount unmount run diff create ps exec attach cp logs start stop restart kill wait top stats rm commit export images history inspect pull push tag rmi load save import df gc login logout completions"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --root)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        onlay__subcmd__attach)
+            opts="-h --detach-keys --no-stdin --sig-proxy --root --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --detach-keys)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --sig-proxy)
+                    COMPREPLY=($(compgen -W "true false" -- "${cur}"))
+                    return 0
+                    ;;
                 --root)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -224,7 +253,7 @@ _onlay() {
             return 0
             ;;
         onlay__subcmd__create)
-            opts="-d -l -i -t -e -w -u -m -v -p -h --rootfs --lower --host --upper --work --name --detach --rm --label --label-file --cidfile --pull --stop-signal --stop-timeout --interactive --tty --detach-keys --env --env-file --workdir --user --ulimit --entrypoint --init --memory --memory-swap --cpus --pids-limit --volume --mount --tmpfs --read-only --net --network --publish --hostname --cap-add --cap-drop --security-opt --dry-run --help --root"
+            opts="-d -l -i -t -e -w -u -m -v -p -h --rootfs --lower --host --upper --work --name --detach --rm --label --label-file --cidfile --pull --stop-signal --stop-timeout --interactive --tty --detach-keys --env --env-file --workdir --user --ulimit --entrypoint --init --memory --memory-swap --cpus --cpuset-cpus --pids-limit --volume --mount --tmpfs --read-only --net --network --publish --hostname --dns --dns-search --dns-opt --dns-option --add-host --cap-add --cap-drop --security-opt --dry-run --help --root"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -334,6 +363,10 @@ _onlay() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --cpuset-cpus)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --pids-limit)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -375,6 +408,26 @@ _onlay() {
                     return 0
                     ;;
                 -h)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dns)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dns-search)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dns-option)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dns-opt)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --add-host)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -626,12 +679,16 @@ _onlay() {
             return 0
             ;;
         onlay__subcmd__inspect)
-            opts="-h --root --help"
+            opts="-h --format --root --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --format)
+                    COMPREPLY=($(compgen -W "json" -- "${cur}"))
+                    return 0
+                    ;;
                 --root)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -992,7 +1049,7 @@ _onlay() {
             return 0
             ;;
         onlay__subcmd__run)
-            opts="-d -l -i -t -e -w -u -m -v -p -h --rootfs --lower --host --upper --work --name --detach --rm --label --label-file --cidfile --pull --stop-signal --stop-timeout --interactive --tty --detach-keys --env --env-file --workdir --user --ulimit --entrypoint --init --memory --memory-swap --cpus --pids-limit --volume --mount --tmpfs --read-only --net --network --publish --hostname --cap-add --cap-drop --security-opt --dry-run --help --root"
+            opts="-d -l -i -t -e -w -u -m -v -p -h --rootfs --lower --host --upper --work --name --detach --rm --label --label-file --cidfile --pull --stop-signal --stop-timeout --interactive --tty --detach-keys --env --env-file --workdir --user --ulimit --entrypoint --init --memory --memory-swap --cpus --cpuset-cpus --pids-limit --volume --mount --tmpfs --read-only --net --network --publish --hostname --dns --dns-search --dns-opt --dns-option --add-host --cap-add --cap-drop --security-opt --dry-run --help --root"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -1102,6 +1159,10 @@ _onlay() {
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
+                --cpuset-cpus)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --pids-limit)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -1143,6 +1204,26 @@ _onlay() {
                     return 0
                     ;;
                 -h)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dns)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dns-search)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dns-option)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --dns-opt)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --add-host)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;

@@ -35,6 +35,7 @@ complete -c onlay -n "__fish_onlay_needs_command" -f -a "diff" -d 'List what a c
 complete -c onlay -n "__fish_onlay_needs_command" -f -a "create" -d 'Make a container without running it'
 complete -c onlay -n "__fish_onlay_needs_command" -f -a "ps" -d 'List containers'
 complete -c onlay -n "__fish_onlay_needs_command" -f -a "exec" -d 'Run one more command in a container'
+complete -c onlay -n "__fish_onlay_needs_command" -f -a "attach" -d 'Come back to a container that runs'
 complete -c onlay -n "__fish_onlay_needs_command" -f -a "cp" -d 'Copy files between a container and here'
 complete -c onlay -n "__fish_onlay_needs_command" -f -a "logs" -d 'Print what a detached container has printed'
 complete -c onlay -n "__fish_onlay_needs_command" -f -a "start" -d 'Start containers again'
@@ -99,6 +100,7 @@ complete -c onlay -n "__fish_onlay_using_subcommand run" -l entrypoint -d 'The p
 complete -c onlay -n "__fish_onlay_using_subcommand run" -s m -l memory -d 'How much memory all processes may have: whoever wants more is killed (64m, 1.5g)' -r
 complete -c onlay -n "__fish_onlay_using_subcommand run" -l memory-swap -d 'Memory and swap space together; -1 is all swap space there is [default: twice --memory]' -r
 complete -c onlay -n "__fish_onlay_using_subcommand run" -l cpus -d 'How many processors\' time they may take (1.5)' -r
+complete -c onlay -n "__fish_onlay_using_subcommand run" -l cpuset-cpus -d 'Which processors they run on, and the service of the files with them (0-2,4)' -r
 complete -c onlay -n "__fish_onlay_using_subcommand run" -l pids-limit -d 'How many processes and threads there may be; -1 is no limit' -r
 complete -c onlay -n "__fish_onlay_using_subcommand run" -s v -l volume -d 'Show a directory or file of the machine inside; options: ro, rw, nosuid, nodev, noexec (z and Z are ignored)' -r
 complete -c onlay -n "__fish_onlay_using_subcommand run" -l mount -d 'The same in words: type=bind,src=DIR,dst=DIR[,ro] or type=tmpfs,dst=DIR[,tmpfs-size=N][,tmpfs-mode=N]' -r
@@ -109,6 +111,10 @@ pasta\t'Its own, connected without root by pasta (package passt)'
 slirp4netns\t'Its own, connected without root by slirp4netns'"
 complete -c onlay -n "__fish_onlay_using_subcommand run" -s p -l publish -d 'Let a port of the machine lead to one inside [default address: all of the machine\'s]' -r
 complete -c onlay -n "__fish_onlay_using_subcommand run" -s h -l hostname -d 'The host name inside [default: onlay, with --host: the machine\'s]' -r
+complete -c onlay -n "__fish_onlay_using_subcommand run" -l dns -d 'Ask this server for names, and none of the machine\'s' -r
+complete -c onlay -n "__fish_onlay_using_subcommand run" -l dns-search -d 'Try this domain behind names, and none of the machine\'s; . is none' -r
+complete -c onlay -n "__fish_onlay_using_subcommand run" -l dns-option -l dns-opt -d 'An option of resolv.conf(5), instead of the machine\'s' -r
+complete -c onlay -n "__fish_onlay_using_subcommand run" -l add-host -d 'One more name inside, and what it stands for; host-gateway is this machine' -r
 complete -c onlay -n "__fish_onlay_using_subcommand run" -l cap-add -d 'Add a capability (of the new user namespace: none reaches the machine), or ALL' -r
 complete -c onlay -n "__fish_onlay_using_subcommand run" -l cap-drop -d 'Drop a capability, or ALL' -r
 complete -c onlay -n "__fish_onlay_using_subcommand run" -l security-opt -d 'no-new-privileges[=false], seccomp=FILE or seccomp=unconfined, mask=PATH[:PATH..], unmask=ALL or unmask=PATH[:PATH..]' -r
@@ -150,6 +156,7 @@ complete -c onlay -n "__fish_onlay_using_subcommand create" -l entrypoint -d 'Th
 complete -c onlay -n "__fish_onlay_using_subcommand create" -s m -l memory -d 'How much memory all processes may have: whoever wants more is killed (64m, 1.5g)' -r
 complete -c onlay -n "__fish_onlay_using_subcommand create" -l memory-swap -d 'Memory and swap space together; -1 is all swap space there is [default: twice --memory]' -r
 complete -c onlay -n "__fish_onlay_using_subcommand create" -l cpus -d 'How many processors\' time they may take (1.5)' -r
+complete -c onlay -n "__fish_onlay_using_subcommand create" -l cpuset-cpus -d 'Which processors they run on, and the service of the files with them (0-2,4)' -r
 complete -c onlay -n "__fish_onlay_using_subcommand create" -l pids-limit -d 'How many processes and threads there may be; -1 is no limit' -r
 complete -c onlay -n "__fish_onlay_using_subcommand create" -s v -l volume -d 'Show a directory or file of the machine inside; options: ro, rw, nosuid, nodev, noexec (z and Z are ignored)' -r
 complete -c onlay -n "__fish_onlay_using_subcommand create" -l mount -d 'The same in words: type=bind,src=DIR,dst=DIR[,ro] or type=tmpfs,dst=DIR[,tmpfs-size=N][,tmpfs-mode=N]' -r
@@ -160,6 +167,10 @@ pasta\t'Its own, connected without root by pasta (package passt)'
 slirp4netns\t'Its own, connected without root by slirp4netns'"
 complete -c onlay -n "__fish_onlay_using_subcommand create" -s p -l publish -d 'Let a port of the machine lead to one inside [default address: all of the machine\'s]' -r
 complete -c onlay -n "__fish_onlay_using_subcommand create" -s h -l hostname -d 'The host name inside [default: onlay, with --host: the machine\'s]' -r
+complete -c onlay -n "__fish_onlay_using_subcommand create" -l dns -d 'Ask this server for names, and none of the machine\'s' -r
+complete -c onlay -n "__fish_onlay_using_subcommand create" -l dns-search -d 'Try this domain behind names, and none of the machine\'s; . is none' -r
+complete -c onlay -n "__fish_onlay_using_subcommand create" -l dns-option -l dns-opt -d 'An option of resolv.conf(5), instead of the machine\'s' -r
+complete -c onlay -n "__fish_onlay_using_subcommand create" -l add-host -d 'One more name inside, and what it stands for; host-gateway is this machine' -r
 complete -c onlay -n "__fish_onlay_using_subcommand create" -l cap-add -d 'Add a capability (of the new user namespace: none reaches the machine), or ALL' -r
 complete -c onlay -n "__fish_onlay_using_subcommand create" -l cap-drop -d 'Drop a capability, or ALL' -r
 complete -c onlay -n "__fish_onlay_using_subcommand create" -l security-opt -d 'no-new-privileges[=false], seccomp=FILE or seccomp=unconfined, mask=PATH[:PATH..], unmask=ALL or unmask=PATH[:PATH..]' -r
@@ -192,6 +203,12 @@ complete -c onlay -n "__fish_onlay_using_subcommand exec" -s d -l detach -d 'Do 
 complete -c onlay -n "__fish_onlay_using_subcommand exec" -s i -l interactive -d 'Keep standard input open'
 complete -c onlay -n "__fish_onlay_using_subcommand exec" -s t -l tty -d 'A terminal of its own'
 complete -c onlay -n "__fish_onlay_using_subcommand exec" -s h -l help -d 'Print help'
+complete -c onlay -n "__fish_onlay_using_subcommand attach" -l detach-keys -d 'Keys that leave it to itself again; an empty word: none do' -r
+complete -c onlay -n "__fish_onlay_using_subcommand attach" -l sig-proxy -d 'Send signals that would end us on to it' -r -f -a "true\t''
+false\t''"
+complete -c onlay -n "__fish_onlay_using_subcommand attach" -l root -d 'Where images and containers are kept [default: $XDG_DATA_HOME/onlay, for root /var/lib/onlay]' -r
+complete -c onlay -n "__fish_onlay_using_subcommand attach" -l no-stdin -d 'What is typed here is not its'
+complete -c onlay -n "__fish_onlay_using_subcommand attach" -s h -l help -d 'Print help'
 complete -c onlay -n "__fish_onlay_using_subcommand cp" -l root -d 'Where images and containers are kept [default: $XDG_DATA_HOME/onlay, for root /var/lib/onlay]' -r
 complete -c onlay -n "__fish_onlay_using_subcommand cp" -s a -l archive -d 'Keep owners and all mode bits'
 complete -c onlay -n "__fish_onlay_using_subcommand cp" -s L -l follow-link -d 'Follow a symbolic link that SRC is'
@@ -250,8 +267,9 @@ json\t'An array of objects'"
 complete -c onlay -n "__fish_onlay_using_subcommand history" -l root -d 'Where images and containers are kept [default: $XDG_DATA_HOME/onlay, for root /var/lib/onlay]' -r
 complete -c onlay -n "__fish_onlay_using_subcommand history" -l no-trunc -d 'Whole ids and commands'
 complete -c onlay -n "__fish_onlay_using_subcommand history" -s h -l help -d 'Print help (see more with \'--help\')'
+complete -c onlay -n "__fish_onlay_using_subcommand inspect" -l format -d 'How to print it' -r -f -a "json\t'An array of objects'"
 complete -c onlay -n "__fish_onlay_using_subcommand inspect" -l root -d 'Where images and containers are kept [default: $XDG_DATA_HOME/onlay, for root /var/lib/onlay]' -r
-complete -c onlay -n "__fish_onlay_using_subcommand inspect" -s h -l help -d 'Print help'
+complete -c onlay -n "__fish_onlay_using_subcommand inspect" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c onlay -n "__fish_onlay_using_subcommand pull" -l platform -d 'The image for other machines: OS/ARCH[/VARIANT] [default: this one\'s]' -r
 complete -c onlay -n "__fish_onlay_using_subcommand pull" -l tls-verify -d 'Whether the registry must prove who it is and everything is encrypted; on this machine it need not be' -r -f -a "true\t''
 false\t''"

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
+use super::Processors;
 use super::hierarchy::{PREFIX, hierarchy, own, places, read, sweep, write};
 use super::scope::Scope;
 use crate::vocab::why;
@@ -27,6 +28,8 @@ pub struct Resources {
     pub cpu: Option<u64>,
     /// Processes and threads.
     pub pids: Option<u64>,
+    /// Which processors they run on. Holds without a group, too, but then not for who may change it.
+    pub processors: Option<Processors>,
 }
 
 /// How much may be swapped out.
@@ -58,6 +61,7 @@ pub(super) enum Value {
     Unlimited,
     /// Millionths of a processor.
     Share(u64),
+    These(Processors),
 }
 
 /// The time in which a share of the processor is dealt out, microseconds: as docker's.
@@ -68,6 +72,7 @@ impl std::fmt::Display for Value {
         match self {
             Self::Number(n) => write!(f, "{n}"),
             Self::Unlimited => f.write_str("max"),
+            Self::These(processors) => write!(f, "{processors}"),
             // Less than a millisecond the kernel does not deal out.
             Self::Share(millionths) => write!(f, "{} {PERIOD}", (millionths * PERIOD / 1_000_000).max(1000)),
         }
@@ -98,6 +103,10 @@ impl Resources {
         }));
         settings.extend(self.cpu.map(|n| setting("--cpus", "cpu", "cpu.max", Value::Share(n))));
         settings.extend(self.pids.map(|n| setting("--pids-limit", "pids", "pids.max", Value::Number(n))));
+        settings.extend(self.processors.map(|these| Setting {
+            optional: true,
+            ..setting("--cpuset-cpus", CPUSET, "cpuset.cpus", Value::These(these))
+        }));
         settings
     }
 }
@@ -122,6 +131,9 @@ enum Kind {
     /// systemd's, made when init is there.
     Scope(Scope),
 }
+
+/// The controller of processors.
+pub(super) const CPUSET: &str = "cpuset";
 
 /// A flag that can't be granted, and why.
 type Refused = (&'static str, String);
@@ -312,10 +324,17 @@ mod tests {
 
     #[test]
     fn limits_become_files() {
-        let all =
-            Resources { memory: Some(64 << 20), swap: Some(Swap::Unlimited), cpu: Some(1_500_000), pids: Some(20) };
+        let all = Resources {
+            memory: Some(64 << 20),
+            swap: Some(Swap::Unlimited),
+            cpu: Some(1_500_000),
+            pids: Some(20),
+            processors: Processors::parse("0-1"),
+        };
         let said: Vec<_> = all.settings().iter().map(|s| format!("{}={}", s.file, s.value)).collect();
-        assert_eq!(said, ["memory.max=67108864", "memory.swap.max=max", "cpu.max=150000 100000", "pids.max=20"]);
+        let want =
+            ["memory.max=67108864", "memory.swap.max=max", "cpu.max=150000 100000", "pids.max=20", "cpuset.cpus=0-1"];
+        assert_eq!(said, want);
         assert_eq!(Value::Share(1).to_string(), "1000 100000");
         assert!(Resources::default().is_empty());
     }

@@ -13,8 +13,10 @@ pub struct Names {
     pub search: Vec<String>,
     /// Options of resolv.conf(5), for those of the machine.
     pub options: Vec<String>,
-    /// Names and their addresses beside those of the machine.
-    pub hosts: Vec<(String, IpAddr)>,
+    /// Names and their addresses beside those of the machine; `None` stands for the machine, as seen from inside.
+    pub hosts: Vec<(String, Option<IpAddr>)>,
+    /// What the machine is seen at, where that is asked for: found out when the run begins.
+    pub machine: Option<IpAddr>,
 }
 
 /// Where slirp4netns(1) answers.
@@ -63,9 +65,15 @@ impl Names {
         lines.iter().map(|l| format!("{l}\n")).collect()
     }
 
+    /// One of the names stands for the machine.
+    pub fn names_machine(&self) -> bool {
+        self.hosts.iter().any(|(_, address)| address.is_none())
+    }
+
     /// Lines of hosts.
     pub(super) fn hosts(&self) -> String {
-        self.hosts.iter().map(|(name, address)| format!("{address}\t{name}\n")).collect()
+        let known = self.hosts.iter().filter_map(|(name, address)| Some((name, address.or(self.machine)?)));
+        known.map(|(name, address)| format!("{address}\t{name}\n")).collect()
     }
 }
 
@@ -91,11 +99,12 @@ mod tests {
             servers: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
             search: words(&["a.example", "b.example"]),
             options: words(&["ndots:2"]),
-            hosts: vec![("db".to_owned(), SLIRP)],
+            hosts: vec![("db".to_owned(), Some(SLIRP)), ("outside".to_owned(), None)],
+            machine: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         };
         let want = "# ours\nsearch a.example b.example\nnameserver 127.0.0.1\noptions ndots:2\n";
         assert_eq!(names.resolver(MACHINE, Network::Slirp4netns), want);
-        assert_eq!(names.hosts(), "10.0.2.3\tdb\n");
+        assert_eq!(names.hosts(), "10.0.2.3\tdb\n127.0.0.1\toutside\n");
         let none = Names { search: words(&["."]), ..Names::default() };
         assert!(!none.resolver(MACHINE, Network::Host).contains("search") && none.changes_resolver());
     }

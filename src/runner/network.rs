@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io::{Read, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -45,9 +45,16 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Connection {
     /// Connects the network namespace of process `pid`, and waits until it is. `dir` is for files the program wants.
-    pub(super) fn new(network: Network, ports: &[Port], pid: Pid, dir: &Path) -> Result<Self, Error> {
+    /// `machine` is what the machine is to be reached at, if it is.
+    pub(super) fn new(
+        network: Network,
+        ports: &[Port],
+        machine: Option<IpAddr>,
+        pid: Pid,
+        dir: &Path,
+    ) -> Result<Self, Error> {
         match network {
-            Network::Pasta => pasta(ports, pid, dir),
+            Network::Pasta => pasta(ports, machine, pid, dir),
             Network::Slirp4netns => slirp4netns(ports, pid, dir),
             Network::Host | Network::None => Err(Error::new("network", "needs no program")),
         }
@@ -120,14 +127,66 @@ fn failed(what: &str, mut child: Child) -> Error {
     error.hinted("is a port taken already, or below 1024?")
 }
 
-fn pasta(ports: &[Port], pid: Pid, dir: &Path) -> Result<Connection, Error> {
+/// Where the machine is reached from a network inside, as docker's `host-gateway`.
+pub(super) fn machine_from(network: Network) -> Result<IpAddr, Error> {
+    let lost = |why: &str| Error::new("host-gateway", why).hinted("name the address: --add-host NAME:ADDR");
+    match network {
+        Network::None => Err(lost("there is no network inside").hinted("--network pasta, slirp4netns or host")),
+        Network::Host => Ok(own_address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))),
+        // Its own way to the machine leads to the loopback, which stays closed.
+        Network::Slirp4netns => own_address().ok_or_else(|| lost("the machine has no address that others reach")),
+        Network::Pasta if maps_machine() => Ok(MACHINE),
+        Network::Pasta => {
+            let routes = std::fs::read_to_string("/proc/net/route").map_err(|e| Error::new("/proc/net/route", e))?;
+            gateway(&routes)
+                .map(IpAddr::V4)
+                .ok_or_else(|| lost("the machine has no gateway, whose address it could have"))
+        }
+    }
+}
+
+/// Where pasta(1) shows the machine's own address, which is that of the inside, too.
+const MACHINE: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 1, 2));
+
+/// Whether pasta can; an old one has nothing but the gateway's address, which leads to the machine's loopback.
+fn maps_machine() -> bool {
+    Command::new("pasta").arg("--help").stdin(Stdio::null()).output().is_ok_and(|out| {
+        [out.stdout, out.stderr].iter().any(|said| String::from_utf8_lossy(said).contains("--map-guest-addr"))
+    })
+}
+
+/// The address that the machine speaks to others from. Nothing is sent for that.
+fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+}
+
+/// The gateway of the default route, as proc_net(5) has it.
+fn gateway(routes: &str) -> Option<Ipv4Addr> {
+    routes.lines().skip(1).find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (to, by) = (words.next()?, words.next()?);
+        let by = u32::from_str_radix(by, 16).ok()?;
+        (to == "00000000" && by != 0).then(|| Ipv4Addr::from(by.to_ne_bytes()))
+    })
+}
+
+fn pasta(ports: &[Port], machine: Option<IpAddr>, pid: Pid, dir: &Path) -> Result<Connection, Error> {
     let note = dir.join("pasta.pid");
     let mut command = command("pasta");
     if nix::unistd::geteuid().is_root() {
         // Nobody, whom it would become, may not look at our namespaces.
         command.args(["--runas", "0:0"]);
     }
-    command.args(["--foreground", "--quiet", "--config-net", "--no-map-gw", "--pid"]).arg(&note);
+    command.args(["--foreground", "--quiet", "--config-net"]);
+    match machine {
+        None => drop(command.arg("--no-map-gw")),
+        Some(MACHINE) => drop(command.args(["--no-map-gw", "--map-guest-addr"]).arg(MACHINE.to_string())),
+        // The gateway's address, which it maps by itself.
+        Some(_) => {}
+    }
+    command.arg("--pid").arg(&note);
     for (flag, udp) in [("--tcp-ports", false), ("--udp-ports", true)] {
         let chosen: Vec<_> = ports.iter().filter(|p| p.udp == udp).collect();
         if chosen.is_empty() {
@@ -192,4 +251,17 @@ fn forward(socket: &Path, port: &Port) -> Result<(), Error> {
     let asked = asked.and_then(|()| stream.shutdown(std::net::Shutdown::Write));
     asked.and_then(|()| stream.read_to_string(&mut answer)).map_err(|e| fail(e.to_string()))?;
     if answer.contains("\"error\"") { Err(fail(answer.trim().to_owned())) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_routes_gateway() {
+        let head = "Iface\tDestination\tGateway \tFlags\n";
+        let table = format!("{head}eth0\t000200C0\t00000000\t0001\neth0\t00000000\t010200C0\t0003\n");
+        let want = Ipv4Addr::from(0x0102_00c0_u32.to_ne_bytes());
+        assert_eq!((gateway(&table), gateway(head)), (Some(want), None));
+    }
 }

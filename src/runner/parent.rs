@@ -19,7 +19,7 @@ use super::network::{self, Connection};
 use super::relay::Relay;
 use super::signals::Signals;
 use super::terminal::{Loan, Terminal};
-use super::{Cgroup, Control, Error, Root, Spec, plan, supervisor};
+use super::{Cgroup, Control, Error, Names, Root, Spec, plan, supervisor};
 use crate::sys::process::{Fork, end_with, exit_now, fork};
 use crate::sys::signal::set_default;
 
@@ -97,6 +97,14 @@ pub fn run_attended(spec: &Spec, root: &mut dyn Root, mut attended: Attended<'_>
 fn run_once(spec: &Spec, root: &mut dyn Root, attended: &mut Attended<'_>) -> Result<i32, Error> {
     check(spec)?;
     network::check(spec.network)?;
+    let settled;
+    let spec = if spec.names.names_machine() {
+        let machine = Some(network::machine_from(spec.network)?);
+        settled = Spec { names: Names { machine, ..spec.names.clone() }, ..spec.clone() };
+        &settled
+    } else {
+        spec
+    };
     let plan = plan(spec);
     // What is buffered must not be written once by each process.
     std::io::stdout().flush().map_err(|e| Error::new("standard output", e))?;
@@ -237,7 +245,7 @@ fn watch(
             },
             Message::NeedNetwork => {
                 let init = sender.ok_or_else(|| Error::new("network", "for whom is not known"))?;
-                match Connection::new(spec.network, &spec.ports, init, &spec.base) {
+                match Connection::new(spec.network, &spec.ports, spec.names.machine, init, &spec.base) {
                     Ok(made) => {
                         connection = Some(made);
                         channel.send(&Message::Connected);

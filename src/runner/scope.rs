@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::unistd::{Pid, geteuid};
 
-use super::cgroup::{Setting, Value};
+use super::cgroup::{CPUSET, Setting, Value};
 use super::hierarchy::read;
 use crate::vocab::why;
 
@@ -33,7 +33,8 @@ impl Scope {
             return None;
         }
         let controllers = read(&manager.join("cgroup.controllers"));
-        let has = |s: &&Setting| controllers.split_whitespace().any(|c| c == s.controller);
+        // Of processors it wants to be told in another way, and they hold anyway.
+        let has = |s: &&Setting| s.controller != CPUSET && controllers.split_whitespace().any(|c| c == s.controller);
         let properties = settings.iter().filter(has).map(property).collect();
         let refused = settings.iter().filter(|s| !has(s));
         let refused = refused.map(|s| {
@@ -79,7 +80,7 @@ fn property(setting: &Setting) -> (&'static str, u64) {
     };
     let value = match setting.value {
         Value::Number(n) | Value::Share(n) => n,
-        Value::Unlimited => u64::MAX,
+        Value::Unlimited | Value::These(_) => u64::MAX,
     };
     (name, value)
 }

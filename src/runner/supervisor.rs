@@ -23,7 +23,9 @@ use crate::sys::process::{Fork, end_with, fork_into};
 /// Its life, in the forked child; returns its exit code.
 pub(super) fn live(spec: &Spec, plan: &Plan, root: &mut dyn Root, channel: &Channel, origin: &Origin) -> i32 {
     // If the parent does not hear it, it is dead, and nobody asks for our code.
-    match new_namespaces(channel).and_then(|()| lifetime(spec, plan, root, channel, origin)) {
+    // The service of the files comes along: whoever is alone on a processor is answered there.
+    let bound = spec.resources.processors.map_or(Ok(()), |these| these.bind());
+    match bound.and_then(|()| new_namespaces(channel)).and_then(|()| lifetime(spec, plan, root, channel, origin)) {
         Ok(code) => channel.send(&Message::Ended(code)),
         Err(e) => channel.send(&Message::Failed(e)),
     };

@@ -18,7 +18,7 @@ const ROOT: &[User] = &[User::Root];
 cases!("limits":
     a_memory_hog_is_killed.onlay().by(ALL), a_fork_bomb_stays_bounded.onlay().by(ALL), a_share_of_a_processor.onlay().by(ALL),
     what_is_not_there_is_told.onlay().by(ROOT), it_runs_anyhow.onlay().by(ALL), nothing_stays_behind.onlay().by(ROOT), groups_of_the_dead_go.onlay().by(ROOT),
-    nonsense_is_refused.onlay().by(ALL),
+    nonsense_is_refused.onlay().by(ALL), on_one_processor.onlay().by(ALL),
 );
 
 /// Skips where these limits can't be applied, for the reason that onlay gives.
@@ -205,7 +205,7 @@ fn nonsense_is_refused(cx: &mut Ctx) -> Result<()> {
     let root = small_root(cx, "root")?;
     for (flag, value) in [
         ("--memory", "much"), ("--memory", "4k"), ("--cpus", "0"), ("--cpus", "many"), ("--pids-limit", "x"),
-        ("--pids-limit", "-5"),
+        ("--pids-limit", "-5"), ("--cpuset-cpus", "one"), ("--cpuset-cpus", "2-1"),
     ] {
         let out = cx.onlay(&["run", "--rootfs", &root, flag, value, "--", "id"])?;
         super::bad_input::is_clear(&out, flag)?;
@@ -214,4 +214,27 @@ fn nonsense_is_refused(cx: &mut Ctx) -> Result<()> {
     let out = cx.onlay(&["run", "--rootfs", &root, "-m", "8m", "--memory-swap", "4m", "--", "id"])?;
     super::bad_input::is_clear(&out, "--memory-swap")?;
     Ok(())
+}
+
+/// With or without control groups: everything inside, who comes in later, and who serves the files.
+fn on_one_processor(cx: &mut Ctx) -> Result<()> {
+    let b = Shelf::new(cx)?;
+    let list = |status: &str| -> Result<String> {
+        let line = status.lines().find_map(|l| l.strip_prefix("Cpus_allowed_list:"));
+        Ok(line.context("Cpus_allowed_list")?.trim().to_owned())
+    };
+    let here = list(&std::fs::read_to_string("/proc/self/status")?)?;
+    let last = here.rsplit([',', '-']).next().unwrap_or_default();
+    let look = ["cat", "/proc/self/status"];
+    let out = b.call(&[&["run", "--rm", "--cpuset-cpus", last, "base:1"][..], &look].concat())?.ok()?;
+    same!((list(&out.stdout)?, out.stderr), (last.to_owned(), String::new()));
+    b.says(&["run", "-d", "--name", "web", "--cpuset-cpus", last, "base:1", "sleep", "100"])?;
+    same!(list(&b.says(&[&["exec", "web"][..], &look].concat())?)?, last);
+    let (_, supervisor) = b.processes()?;
+    same!(list(&std::fs::read_to_string(format!("/proc/{supervisor}/status"))?)?, last);
+    b.says(&["rm", "-f", "web"])?;
+    let out = b.call(&["run", "--rm", "--cpuset-cpus", "1000", "base:1", "true"])?;
+    super::bad_input::is_clear(&out, "1000")?;
+    same!(out.code, 125);
+    groups_left()
 }

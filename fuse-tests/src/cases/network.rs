@@ -102,12 +102,15 @@ fn names(cx: &Ctx, program: &str) -> Result<()> {
          ip link set outside up; ip route add default via 192.0.2.2; mount --bind resolv.conf /etc/resolv.conf
          {this} dns 127.0.0.77 > asked & server=$!; trap 'kill $server' EXIT; while ! test -s asked; do sleep 0.05; done
          {onlay} run --rootfs {root} --network {program} -- sh -c 'nslookup web.example && grep search /etc/resolv.conf'
+         busybox httpd -f -p 8080 -h {dir}/www & web=$!; trap 'kill $server $web' EXIT
+         {onlay} run --rootfs {root} --network {program} --add-host out:host-gateway -- wget -q -O - http://out:8080/said
+         {onlay} run --rootfs {root} --network host --add-host out:host-gateway -- wget -q -O - http://out:8080/said
          {onlay} run --rootfs {root} --network {program} --dns 127.0.0.77 -- sh -c 'nslookup own.example || echo none'",
         dir = cx.dir.0.display(),
         this = this.display(),
         onlay = cx.binary().display(),
     );
-    cx.dir.symlink("busybox", "root/bin/grep")?;
+    cx.dir.symlink("busybox", "root/bin/grep")?.symlink("busybox", "root/bin/wget")?.file("www/said", "from outside\n")?;
     let mut unshare = Command::new("unshare");
     match cx.user {
         User::Root => {}
@@ -117,6 +120,8 @@ fn names(cx: &Ctx, program: &str) -> Result<()> {
     let out = Out::of(unshare.args(["--net", "--mount", "sh", "-c", &machine]))?.ok()?;
     let [a, b, c, d] = crate::dns::ANSWER;
     holds!(out.stdout.contains(&format!("Address: {a}.{b}.{c}.{d}")), "{out:?}");
+    // The machine, by the name that docker has for it.
+    same!(out.stdout.matches("from outside\n").count(), 2);
     holds!(out.stdout.ends_with("none\n") && out.stdout.contains("search example.org"), "{out:?}");
     let asked = cx.dir.read("asked")?;
     holds!(asked.contains("web.example") && !asked.contains("own.example"), "{asked}");

@@ -253,7 +253,7 @@ impl RunArgs {
             hostname,
             network,
             ports,
-            names: self.names.names()?,
+            names: self.names.names(network)?,
             resources: self.resources.resources()?,
             host: self.host,
             hide: hide.to_owned(),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use clap::{ArgAction, Args};
 
 use super::values::ArgError;
-use crate::runner::Names;
+use crate::runner::{Names, Network};
 
 #[derive(Debug, Clone, Default, Args)]
 #[group(skip)]
@@ -22,22 +22,32 @@ pub(in crate::cli) struct NameArgs {
     #[arg(long, visible_alias = "dns-opt", value_name = "OPTION", action = ArgAction::Append, help_heading = "Network")]
     pub(in crate::cli) dns_option: Vec<String>,
 
-    /// One more name inside, and what it stands for
+    /// One more name inside, and what it stands for; host-gateway is this machine
     #[arg(long, value_name = "NAME:ADDR", action = ArgAction::Append, help_heading = "Network")]
     pub(in crate::cli) add_host: Vec<String>,
 }
 
 impl NameArgs {
-    pub(super) fn names(&self) -> Result<Names, ArgError> {
+    pub(super) fn names(&self, network: Network) -> Result<Names, ArgError> {
         let servers = self.dns.iter().map(|text| {
             text.parse::<IpAddr>()
                 .map_err(|_| ArgError::value("dns", text, "not an address").hint("the server's number: 192.0.2.53"))
         });
+        let hosts = self.add_host.iter().map(|text| host(text)).collect::<Result<Vec<_>, _>>()?;
+        if let Some((name, _)) = hosts.iter().find(|(_, address)| address.is_none() && network == Network::None) {
+            return Err(ArgError::value(
+                "add-host",
+                format!("{name}:{GATEWAY}"),
+                "without a network there is no machine",
+            )
+            .hint("--network pasta, slirp4netns or host"));
+        }
         Ok(Names {
             servers: servers.collect::<Result<_, _>>()?,
             search: words("dns-search", &self.dns_search)?,
             options: words("dns-option", &self.dns_option)?,
-            hosts: self.add_host.iter().map(|text| host(text)).collect::<Result<_, _>>()?,
+            hosts,
+            machine: None,
         })
     }
 }
@@ -50,19 +60,22 @@ fn words(flag: &'static str, given: &[String]) -> Result<Vec<String>, ArgError> 
     }
 }
 
-/// `NAME:ADDR` or `NAME=ADDR`, as docker's; the address may stand in brackets.
-fn host(text: &str) -> Result<(String, IpAddr), ArgError> {
+/// What docker calls the machine.
+const GATEWAY: &str = "host-gateway";
+
+/// `NAME:ADDR` or `NAME=ADDR`, as docker's; the address may stand in brackets, and be that of the machine.
+fn host(text: &str) -> Result<(String, Option<IpAddr>), ArgError> {
     let bad = |why: &str| ArgError::value("add-host", text, why);
     let shape = || bad("not NAME:ADDR").hint("db:192.0.2.7, db:[fd00::7]");
     let (name, address) = text.split_once(['=', ':']).ok_or_else(shape)?;
     if name.is_empty() || name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '#') {
         return Err(shape());
     }
-    if address == "host-gateway" {
-        return Err(bad("the machine has no address inside").hint("publish its services under one of the network's"));
+    if address == GATEWAY {
+        return Ok((name.to_owned(), None));
     }
     let plain = address.strip_prefix('[').and_then(|a| a.strip_suffix(']')).unwrap_or(address);
-    Ok((name.to_owned(), plain.parse().map_err(|_| shape())?))
+    Ok((name.to_owned(), Some(plain.parse().map_err(|_| shape())?)))
 }
 
 #[cfg(test)]
@@ -77,9 +90,9 @@ mod tests {
             ("db:fd00::7", "fd00::7"),
             ("db:[::1]", "::1"),
         ] {
-            assert_eq!(host(text).unwrap(), ("db".to_owned(), want.parse().unwrap()));
+            assert_eq!(host(text).unwrap(), ("db".to_owned(), Some(want.parse().unwrap())));
         }
-        for bad in ["db", "db:", ":1.2.3.4", "db:web", "a b:1.2.3.4", "db:host-gateway", "a\nb:1.2.3.4"] {
+        for bad in ["db", "db:", ":1.2.3.4", "db:web", "a b:1.2.3.4", "a\nb:1.2.3.4"] {
             assert!(host(bad).is_err(), "{bad}");
         }
     }
@@ -94,7 +107,7 @@ mod tests {
                 dns_option: pick("option"),
                 add_host: pick("host"),
             }
-            .names()
+            .names(Network::Host)
         };
         for (flag, good, bad) in [
             ("dns", "::1", "one"),

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use super::values::{ArgError, bytes};
-use crate::runner::{Resources, Swap};
+use crate::runner::{Processors, Resources, Swap};
 
 #[derive(Debug, Clone, Default, Args)]
 #[group(skip)]
@@ -19,6 +19,10 @@ pub(in crate::cli) struct ResourceArgs {
     /// How many processors' time they may take (1.5)
     #[arg(long, value_name = "NUMBER", help_heading = "Limits")]
     pub(in crate::cli) cpus: Option<String>,
+
+    /// Which processors they run on, and the service of the files with them (0-2,4)
+    #[arg(long, value_name = "NUMBERS", help_heading = "Limits")]
+    pub(in crate::cli) cpuset_cpus: Option<String>,
 
     /// How many processes and threads there may be; -1 is no limit
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true, help_heading = "Limits")]
@@ -40,6 +44,7 @@ impl ResourceArgs {
             swap,
             cpu: self.cpus.as_deref().map(cpus).transpose()?,
             pids: self.pids_limit.as_deref().map(pids).transpose()?.flatten(),
+            processors: self.cpuset_cpus.as_deref().map(processors).transpose()?,
         })
     }
 }
@@ -60,6 +65,11 @@ fn swap(memory: u64, text: &str) -> Result<Swap, ArgError> {
         |why: &str| ArgError::value("memory-swap", text, why).hint("memory and swap space together: 128m, 3g, or -1");
     let both = bytes(text).ok_or_else(|| bad("not a number of bytes"))?;
     both.checked_sub(memory).map(Swap::Bytes).ok_or_else(|| bad("less than --memory alone"))
+}
+
+fn processors(text: &str) -> Result<Processors, ArgError> {
+    let bad = || ArgError::value("cpuset-cpus", text, "not a list of processors").hint("numbers and ranges: 0, 0-2,4");
+    Processors::parse(text).ok_or_else(bad)
 }
 
 /// In millionths.
@@ -85,14 +95,14 @@ mod tests {
 
     fn args(words: [Option<&str>; 4]) -> Result<Resources, ArgError> {
         let [memory, memory_swap, cpus, pids_limit] = words.map(|w| w.map(str::to_owned));
-        ResourceArgs { memory, memory_swap, cpus, pids_limit }.resources()
+        ResourceArgs { memory, memory_swap, cpus, pids_limit, cpuset_cpus: None }.resources()
     }
 
     #[test]
     fn limits_are_read_as_dockers() {
         let got = args([Some("64m"), None, Some("1.5"), Some("20")]).unwrap();
         let (memory, cpu) = (Some(64 << 20), Some(1_500_000));
-        assert_eq!(got, Resources { memory, swap: Some(Swap::Usual(64 << 20)), cpu, pids: Some(20) });
+        assert_eq!(got, Resources { memory, swap: Some(Swap::Usual(64 << 20)), cpu, pids: Some(20), processors: None });
         assert_eq!(args([Some("64m"), Some("-1"), None, None]).unwrap().swap, Some(Swap::Unlimited));
         assert_eq!(args([Some("64m"), Some("96m"), None, None]).unwrap().swap, Some(Swap::Bytes(32 << 20)));
         assert!(args([None, None, None, Some("-1")]).unwrap().is_empty());
