@@ -21,7 +21,7 @@ const ROOT: &[User] = &[User::Root];
 
 cases!("images":
     import_run_commit.onlay().by(ALL), config_is_honoured.onlay().by(ALL), working_directory_is_made.onlay().by(ALL), users_of_the_image.onlay().by(MAPPED),
-    saved_and_loaded.onlay().by(ALL), names_and_ids.onlay().by(ALL), mounted.onlay().by(ALL),
+    saved_and_loaded.onlay().by(ALL), compressed_in_each_way.onlay().by(ALL), names_and_ids.onlay().by(ALL), mounted.onlay().by(ALL),
     mounted_with_an_upper.onlay().by(ALL), the_same_changes_are_the_same_layer.onlay().by(ALL),
     names_go_before_ids.onlay().by(ALL),
     what_was_removed_stays_removed.onlay().by(ALL), exported.onlay().by(ALL), a_directory_is_imported.onlay().by(ALL),
@@ -230,6 +230,25 @@ fn saved_and_loaded(cx: &mut Ctx) -> Result<()> {
         same!(cx.onlay(&["--root", &other, "run", "--rm", "app:1", "ls", "/one"])?.stdout, "/one\n");
         same!(cx.onlay(&["--root", &other, "run", "--rm", "base", "cat", "/etc/motd"])?.stdout, "hello\n");
         cx.onlay(&["--root", &other, "rmi", "app:1", "base"])?.ok()?;
+    }
+    Ok(())
+}
+
+/// A root file system, plain or compressed, in a file or on standard input, is one layer.
+fn compressed_in_each_way(cx: &mut Ctx) -> Result<()> {
+    let tar = archive(cx)?;
+    let layers = |name: &str| -> Result<Value> { Ok(json(cx, &["inspect", name])?[0]["layers"].take()) };
+    says(cx, &["import", "-q", &tar, "plain"])?;
+    let want = layers("plain")?;
+    for (program, end) in [("gzip", "gz"), ("zstd", "zst")] {
+        let packed = format!("{tar}.{end}");
+        let out = Out::of(Command::new(program).args(["-k", "-q", "-1", &tar]));
+        out.map_err(|_| skip(format!("{program} is not installed")))?.ok()?;
+        says(cx, &["import", "-q", &packed, program])?;
+        same!((program, layers(program)?), (program, want.clone()));
+        let line = format!("exec \"$0\" --root \"$1\" import -q - {program}:stdin < \"$2\"");
+        Out::of(Command::new("sh").args(["-c", &line]).arg(cx.binary()).args([&path(cx, "store"), &packed]))?.ok()?;
+        same!((program, layers(&format!("{program}:stdin"))?), (program, want.clone()));
     }
     Ok(())
 }

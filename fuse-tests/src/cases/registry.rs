@@ -17,7 +17,7 @@ const ROOT: &[User] = &[User::Root];
 
 cases!("registry":
     login.onlay().by(BOTH), private.onlay().by(BOTH), helper_program.onlay().by(BOTH), only_what_is_new.onlay().by(BOTH),
-    committed.onlay().by(BOTH), taken_over.onlay().by(ROOT), with_skopeo.onlay().by(BOTH), docker_manifest.onlay().by(ROOT), platforms.onlay().by(ROOT),
+    committed.onlay().by(BOTH), taken_over.onlay().by(ROOT), with_skopeo.onlay().by(BOTH), zstd_layers.onlay().by(BOTH), docker_manifest.onlay().by(ROOT), platforms.onlay().by(ROOT),
     with_tls.onlay().by(BOTH), interrupted.onlay().by(BOTH), at_the_same_time.onlay().by(BOTH),
     not_there.onlay().by(ROOT), with_podman.onlay().by(BOTH).engine().slow(300),
 );
@@ -296,6 +296,27 @@ fn with_skopeo(cx: &mut Ctx) -> Result<()> {
         same!(fs::read(cx.dir.p(format!("unpacked-{form}/rootfs/noise")))?, noise(3_000_000));
         same!(fs::read(cx.dir.p(format!("unpacked-{form}/rootfs/small")))?, b"small".to_vec());
     }
+    Ok(())
+}
+
+/// Layers compressed with zstd are the same layers, and go out as they came.
+fn zstd_layers(cx: &mut Ctx) -> Result<()> {
+    let registry = Registry::start(&cx.dir, "r", false)?;
+    images(cx)?;
+    let host = &registry.host;
+    tool(cx, "skopeo copy -q --dest-decompress oci:oci:child dir:plain")?;
+    tool(cx, &format!("skopeo copy -q --dest-tls-verify=false --format oci --dest-compress-format zstd dir:plain docker://{host}/app:zstd"))?;
+    holds!(manifest(cx, &registry, "app:zstd")?.contains("layer.v1.tar+zstd"), "skopeo did not do as told");
+    let zstd = format!("{host}/app:zstd");
+    done(cx, &["pull", &zstd])?;
+    done(cx, &["load", "-q", "-i", "oci"])?;
+    let layers = |name: &str| -> Result<serde_json::Value> {
+        let mut all: serde_json::Value = serde_json::from_str(&done(cx, &["inspect", name])?)?;
+        Ok(all[0]["layers"].take())
+    };
+    same!(layers(&zstd)?, layers("child")?);
+    done(cx, &["push", &zstd, &format!("{host}/back:1")])?;
+    same!(manifest(cx, &registry, "back:1")?, manifest(cx, &registry, "app:zstd")?);
     Ok(())
 }
 
