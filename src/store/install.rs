@@ -149,7 +149,9 @@ impl Store {
             progress.end(blob.digest());
             is_said(blob.digest(), diff_id, (&done.blob, &done.diff_id))?;
             for what in &done.skipped {
-                log::debug!("layer {}: {what} left out", short(diff_id));
+                // Files that are missing; attributes of another machine are not missed.
+                let level = if what.starts_with("device ") { log::Level::Warn } else { log::Level::Debug };
+                log::log!(level, "layer {}: {what} left out", short(diff_id));
             }
             Ok((done.diff_id, LayerInfo { size: done.bytes, entries: done.entries }))
         })

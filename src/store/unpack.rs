@@ -11,7 +11,7 @@
 //! | `.wh..wh..opq` | `user.overlay.opaque` = `y` on its directory |
 //! | other names of AUFS's (`.wh..wh.plnk`) | left out |
 //! | character device 0:0 | empty file with `user.overlay.onlay.device`, as the union writes it |
-//! | other devices | devices; left out and counted where mknod(2) is refused, as podman does in a user namespace |
+//! | other devices | devices; left out where mknod(2) is refused, as podman does in a user namespace, and told, the first one by name |
 //! | attribute `user.overlay.X` | `user.overlay.overlay.X`: nested unions keep theirs |
 //! | attribute `trusted.overlay.X`, stored owners, `security.selinux` | left out, told in [`Unpacked::skipped`] |
 //! | an attribute that the file system, or our privilege, does not allow | left out, told likewise |
@@ -156,7 +156,7 @@ pub struct Unpacked {
     pub entries: u64,
     /// Bytes of all files together, without holes.
     pub bytes: u64,
-    /// What was left out, each once: `security.selinux`, `device`.
+    /// What was left out, each once: `security.selinux`; `device dev/null`, the first of them.
     pub skipped: Vec<String>,
 }
 

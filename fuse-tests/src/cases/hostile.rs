@@ -209,7 +209,14 @@ fn a_million_entries(cx: &mut Ctx) -> Result<()> {
 fn device_nodes(cx: &mut Ctx) -> Result<()> {
     let tar = Tar::default().link(b'3', "null", "").link(b'4', "disk", "").file("file").end();
     fs::write(cx.dir.p("devices.tar"), tar)?;
-    says(cx, &["import", "-q", &text(&cx.dir.p("devices.tar")), "devices"])?;
+    let told = onlay(cx, &["import", "-q", &text(&cx.dir.p("devices.tar")), "devices"])?.ok()?.stderr;
+    // Who has a range but may make none is told, by the first one; without a range they are remembered.
+    let left_out = cx.user == User::Ordinary;
+    same!(told.lines().filter(|l| l.contains("warning: ") && l.contains("device null left out")).count(), usize::from(left_out));
+    let (saved, other) = (text(&cx.dir.p("devices.saved")), text(&cx.dir.p("other")));
+    says(cx, &["save", "-q", "-o", &saved, "devices"])?;
+    let told = cx.onlay(&["--root", &other, "load", "-q", "-i", &saved])?.ok()?.stderr;
+    same!((told.contains("device null left out"), told.lines().count()), (left_out, usize::from(left_out)));
     let found = Out::of(Command::new("find").arg(cx.dir.p("store/layers")).args(["-type", "c", "-o", "-type", "b"]))?.ok()?;
     same!(found.stdout.lines().count(), if cx.user == User::Root { 2 } else { 0 });
     // Nobody else comes near: the store is its owner's.

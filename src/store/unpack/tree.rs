@@ -49,6 +49,9 @@ struct Look {
     rdev: u64,
 }
 
+/// Before the path of a device in what was left out.
+const DEVICE_LEFT_OUT: &str = "device ";
+
 /// That of a directory which has no entry.
 const IMPLIED: Look = Look { kind: Kind::Dir, mode: 0o755, uid: 0, gid: 0, rdev: 0 };
 
@@ -344,7 +347,10 @@ impl<'a> Tree<'a> {
         } else {
             match self.replacing(dir, path, |d| d.mknod(name, kind, mode, entry.rdev), "make a device or pipe") {
                 Err(e) if e.is_errno(Errno::PERM) && matches!(kind, Kind::Char | Kind::Block) => {
-                    self.skipped.insert("device".to_owned());
+                    // The first one stands for all.
+                    if !self.skipped.iter().any(|what| what.starts_with(DEVICE_LEFT_OUT)) {
+                        self.skip(&[DEVICE_LEFT_OUT.as_bytes(), &path.join(&b'/')].concat());
+                    }
                     return Ok(());
                 }
                 r => r?,
