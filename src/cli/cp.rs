@@ -18,12 +18,13 @@ use super::error::Error;
 use super::run::own_process;
 use super::save::to_stdout;
 use super::store::StoreArgs;
-use crate::runner::Mapping;
+use crate::runner::{Giver, Mapping};
 use crate::store::{Container, Store};
 use crate::sys::process::{Fork, end_with, fork};
 use crate::vocab::why;
 use pack::Owners;
 use place::Place;
+use unpack::Keep;
 
 /// Copy files between a container and here
 #[derive(Debug, clap::Args)]
@@ -90,9 +91,10 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
                 return inside.work(words.to_vec()).map(code);
             };
             let words = vec!["pack".into(), from.clone().into_os_string(), follow, OsString::new(), owners];
+            let keep = if args.archive { Keep::Shown } else { Keep::Nothing };
             inside.beside(words, Towards::Here, |pipe| {
                 let contents = place::is_contents(&from);
-                unpack::unpack(pipe, &Place { path: to.clone(), base: place::base(&from), contents }, args.archive)
+                unpack::unpack(pipe, &Place { path: to.clone(), base: place::base(&from), contents }, keep)
             })
         }
         (from @ (End::Here(_) | End::Stream), End::Inside(name, to)) => {
@@ -121,7 +123,8 @@ const FOLLOW: &str = "follow";
 const CONTENTS: &str = "contents";
 
 /// What is done inside: the life of a process there, by its words.
-pub(super) fn inside(words: &[OsString]) -> i32 {
+pub(super) fn inside(words: &[OsString], giver: &Giver<'_>) -> i32 {
+    let whom = |keep: &OsString| if *keep == KEEP { Keep::Remembered(giver) } else { Keep::Nothing };
     let done = match words {
         [verb, path, follow, named, owners] if verb == "pack" => {
             let path = Path::new(path);
@@ -132,10 +135,10 @@ pub(super) fn inside(words: &[OsString]) -> i32 {
         }
         [verb, path, keep, base, contents] if verb == "unpack" => {
             let place = Place { path: path.into(), base: base.clone(), contents: contents == CONTENTS };
-            unpack::unpack(std::io::stdin().lock(), &place, keep == KEEP)
+            unpack::unpack(std::io::stdin().lock(), &place, whom(keep))
         }
         [verb, path, keep] if verb == "unpack-all" => {
-            unpack::unpack_all(std::io::stdin().lock(), Path::new(path), keep == KEEP)
+            unpack::unpack_all(std::io::stdin().lock(), Path::new(path), whom(keep))
         }
         _ => Err(Error::new("cp: words that make no sense")),
     };

@@ -38,6 +38,11 @@ pub(super) enum Message {
     NeedNetwork,
     /// Init, to the supervisor: who listens for chown(2) comes along.
     Chown,
+    /// A process of ours inside, to the supervisor: the file that comes along is to belong to this user and group from now
+    /// on, whatever is shown. Where to answer comes along, too.
+    Give(u32, u32),
+    /// The supervisor, to that one: it does.
+    Given,
     /// Parent, by way of the supervisor: it is connected.
     Connected,
     /// Parent: send this signal on.
@@ -182,6 +187,8 @@ fn encode(message: &Message) -> Vec<u8> {
         Message::Mounted => (b'M', 0, String::new()),
         Message::NeedLimits => (b'L', 0, String::new()),
         Message::Limited => (b'l', 0, String::new()),
+        Message::Give(uid, gid) => (b'g', 0, format!("{uid}:{gid}")),
+        Message::Given => (b'G', 0, String::new()),
         Message::Exec(process) => (b'x', 0, process.clone()),
         Message::Attach => (b'a', 0, String::new()),
         Message::Attached => (b'A', 0, String::new()),
@@ -212,6 +219,11 @@ fn decode(packet: &[u8]) -> Option<Message> {
         b'M' => Message::Mounted,
         b'L' => Message::NeedLimits,
         b'l' => Message::Limited,
+        b'g' => {
+            let (uid, gid) = text.split_once(':')?;
+            Message::Give(uid.parse().ok()?, gid.parse().ok()?)
+        }
+        b'G' => Message::Given,
         b'x' => Message::Exec(text.into_owned()),
         b'a' => Message::Attach,
         b'A' => Message::Attached,
@@ -249,6 +261,8 @@ mod tests {
             Message::NeedNetwork,
             Message::Connected,
             Message::Chown,
+            Message::Give(33, u32::MAX),
+            Message::Given,
             Message::Mounted,
             Message::NeedLimits,
             Message::Limited,

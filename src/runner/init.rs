@@ -163,7 +163,15 @@ struct Extra {
 fn attend(spec: &Spec, plan: &Plan, root: &OwnedFd, ends: &Ends<'_>, origin: &Origin) -> Result<u8, Error> {
     let channel = ends.up;
     let signals = Signals::block().map_err(|e| Error::call("signalfd", e))?;
-    let start = Start { process: &spec.process, entry: plan.entry(), root, origin, terminal: None, stdio: None };
+    let start = Start {
+        process: &spec.process,
+        entry: plan.entry(),
+        root,
+        origin,
+        supervisor: ends.link,
+        terminal: None,
+        stdio: None,
+    };
     let (command, mut starting) = spawn(start, channel)?;
     let mut extras: Vec<Extra> = Vec::new();
     let mut linked = true;
@@ -193,7 +201,7 @@ fn attend(spec: &Spec, plan: &Plan, root: &OwnedFd, ends: &Ends<'_>, origin: &Or
         if asked {
             match ends.link.receive().map_err(|e| Error::call("receive", e))? {
                 Some(Received { message: Message::Exec(json), fds, .. }) => {
-                    extras.extend(start_extra(spec, &json, fds, root, origin));
+                    extras.extend(start_extra(spec, &json, fds, root, origin, ends.link));
                 }
                 Some(_) => {}
                 None => linked = false,
@@ -238,15 +246,29 @@ fn announce(starting: &mut Option<OwnedFd>, channel: &Channel) {
 }
 
 /// Starts what was asked for; who asked is told if it can't be.
-fn start_extra(spec: &Spec, json: &str, fds: Vec<OwnedFd>, root: &OwnedFd, origin: &Origin) -> Option<Extra> {
+fn start_extra(
+    spec: &Spec,
+    json: &str,
+    fds: Vec<OwnedFd>,
+    root: &OwnedFd,
+    origin: &Origin,
+    supervisor: &Channel,
+) -> Option<Extra> {
     let mut fds = fds.into_iter();
     let reply = Channel::of(fds.next()?);
     let started = serde_json::from_str(json).map_err(|e| Error::new("exec", e)).and_then(|process: Process| {
         let entry = plan::entry(&process, spec.mapping.has_setgroups());
         let origin = Origin { terminal: Terminal::Apart, ..*origin };
         let stdio = fds.collect();
-        let start =
-            Start { process: &process, entry: &entry, root, origin: &origin, terminal: None, stdio: Some(stdio) };
+        let start = Start {
+            process: &process,
+            entry: &entry,
+            root,
+            origin: &origin,
+            supervisor,
+            terminal: None,
+            stdio: Some(stdio),
+        };
         spawn(start, &reply)
     });
     match started {

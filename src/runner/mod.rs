@@ -50,6 +50,7 @@ pub use hierarchy::remove_left_groups;
 pub use mapping::{Mapping, Range};
 pub use names::Names;
 pub use network::Port;
+pub use owners::Giver;
 pub use parent::{Attended, Own, run, run_attended};
 pub use plan::{KEPT_CAPABILITIES, Plan, Step, plan};
 pub use processors::Processors;

@@ -9,7 +9,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -19,6 +19,7 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid};
 use rustix::io::Errno;
 use rustix::thread::CapabilitySet;
 
+use super::channel::{self, Channel, Message, Received};
 use super::{Error, Owners};
 use crate::sys::seccomp::{Answer, Call, answer, receive, still_waits};
 
@@ -52,6 +53,49 @@ enum Which {
     Open(i32),
     /// The one the path at this address leads to.
     Path { from: i32, address: u64, follow: bool, maybe_empty: bool },
+}
+
+/// The way of a process of ours inside to have an owner remembered. It is not let into what a call of its own names, as
+/// other commands are: nobody inside may look into it, nor may the supervisor.
+#[derive(Debug)]
+pub struct Giver<'a>(&'a Channel);
+
+impl<'a> Giver<'a> {
+    pub(super) fn new(supervisor: &'a Channel) -> Self {
+        Self(supervisor)
+    }
+
+    /// From now on this user and group own the file, or directory, of a descriptor, whatever is shown; it is root's.
+    ///
+    /// # Errors
+    /// `EINVAL` where owners are not remembered, or not of this file; what the view answers.
+    pub fn give(&self, file: BorrowedFd<'_>, uid: u32, gid: u32) -> Result<(), Errno> {
+        let (ours, theirs) = channel::pair().map_err(errno)?;
+        if !self.0.send_with(&Message::Give(uid, gid), &[file, theirs.as_fd()]) {
+            return Err(Errno::PIPE);
+        }
+        drop(theirs);
+        match ours.receive().map_err(errno)? {
+            Some(Received { message: Message::Given, .. }) => Ok(()),
+            _ => Err(Errno::INVAL),
+        }
+    }
+}
+
+/// What a [`Giver`] asks for: the file and where to answer have come along. Nobody is told why not but that it is not so.
+pub(super) fn give(owners: Option<&Arc<dyn Owners>>, device: u64, uid: u32, gid: u32, fds: Vec<OwnedFd>) {
+    let mut fds = fds.into_iter();
+    let (Some(file), Some(reply), Some(owners)) = (fds.next(), fds.next(), owners) else { return };
+    let given = rustix::fs::fstat(&file).map_err(std::io::Error::from).and_then(|stat| {
+        if stat.st_dev != device {
+            return Err(Errno::XDEV.into());
+        }
+        owners.give(stat.st_ino, Some(uid), Some(gid))
+    });
+    match given {
+        Ok(()) => drop(Channel::of(reply).send(&Message::Given)),
+        Err(e) => log::debug!("owner {uid}:{gid}: {e}"),
+    }
 }
 
 /// Answers in a thread until the last process inside has ended; `device` is the number of the view's.

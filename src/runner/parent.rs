@@ -16,6 +16,7 @@ use super::attach::Attachments;
 use super::channel::{self, Channel, Message, Received};
 use super::error::RUNNER_FAILED;
 use super::network::{self, Connection};
+use super::owners::Giver;
 use super::relay::Relay;
 use super::signals::Signals;
 use super::terminal::{Loan, Terminal};
@@ -35,7 +36,7 @@ pub(super) struct Origin {
 
 /// A program that is a function of ours: words in, exit code out. It is called in a process of its own inside, confined as
 /// any command, which has one thread.
-pub type Own = fn(&[OsString]) -> i32;
+pub type Own = fn(&[OsString], &Giver<'_>) -> i32;
 
 /// The umask of a root that is not the machine's.
 pub(super) const USUAL_UMASK: Mode = Mode::from_raw_mode(0o022);
@@ -292,6 +293,8 @@ fn watch(
             }
             Message::Stopped
             | Message::MapsWritten
+            | Message::Give(..)
+            | Message::Given
             | Message::Mounted
             | Message::Signal(_)
             | Message::Exec(_)

@@ -1,7 +1,7 @@
 //! From a fork of init's to the command: the steps of [`Plan::entry`](super::Plan::entry), and execve(2).
 
 use std::ffi::{CString, OsStr, OsString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
@@ -16,6 +16,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 use super::channel::{Channel, Message};
 use super::error::{NOT_EXECUTABLE, NOT_FOUND, RUNNER_FAILED};
 use super::inside::{Failure, resolve};
+use super::owners::Giver;
 use super::parent::Origin;
 use super::plan::Step;
 use super::terminal::Own;
@@ -32,6 +33,8 @@ pub(super) struct Start<'a> {
     /// The root of the view.
     pub(super) root: &'a OwnedFd,
     pub(super) origin: &'a Origin,
+    /// For a process that is our own.
+    pub(super) supervisor: &'a Channel,
     /// Its own terminal, if it gets one.
     pub(super) terminal: Option<Own>,
     /// Its standard input, output and error, where they are not init's.
@@ -187,9 +190,9 @@ fn become_own(start: &Start<'_>) -> Result<std::convert::Infallible, Error> {
     let own = start.origin.own.ok_or_else(|| Error::new("a program of ours", "there is none"))?;
     set_default(Signal::SIGPIPE).map_err(|e| Error::call("sigaction SIGPIPE", e))?;
     // As an exec would; whoever waits for one sees it.
-    close_all_but(&[]).map_err(|e| Error::call("close_range", e))?;
+    close_all_but(&[start.supervisor.as_raw_fd()]).map_err(|e| Error::call("close_range", e))?;
     start.origin.mask.thread_set_mask().map_err(|e| Error::call("sigprocmask", e))?;
-    end_with(|| own(&start.process.command))
+    end_with(|| own(&start.process.command, &Giver::new(start.supervisor)))
 }
 
 fn set_stdio(given: &[OwnedFd]) -> Result<(), rustix::io::Errno> {

@@ -80,7 +80,8 @@ fn around_init(spec: &Spec, plan: &Plan, root: &mut dyn Root, channel: &Channel,
         link.send_with(&Message::Mounted, &[view.as_fd()]);
         drop(view);
         let hand_over = |listener| owners::attend(listener, root.owners(), device);
-        attend(init, &fd, channel, &link, hand_over)
+        let give = |uid, gid, fds| owners::give(root.owners().as_ref(), device, uid, gid, fds);
+        attend(init, &fd, channel, &link, hand_over, give)
     });
     if guarded.is_err() {
         // It may still wait for the view: the first thing to be heard is what went wrong here.
@@ -123,6 +124,7 @@ fn attend(
     channel: &Channel,
     link: &Channel,
     hand_over: impl Fn(OwnedFd) -> Result<(), Error>,
+    give: impl Fn(u32, u32, Vec<OwnedFd>),
 ) -> Result<(), Error> {
     loop {
         let heard = PollFlags::POLLIN;
@@ -141,6 +143,7 @@ fn attend(
                 Some(Received { message: Message::Chown, fds, .. }) => {
                     fds.into_iter().next().map_or(Ok(()), &hand_over)?;
                 }
+                Some(Received { message: Message::Give(uid, gid), fds, .. }) => give(uid, gid, fds),
                 Some(_) => {}
                 // Init is about to end.
                 None => return wait_for(pidfd),

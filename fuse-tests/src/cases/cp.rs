@@ -162,9 +162,25 @@ fn owners_that_are_remembered(cx: &mut Ctx) -> Result<()> {
     // What is asked for is no attribute that one can set, or see in a list; nor does it help outside of the view.
     let forge = b.call(&["exec", "web", "busybox", "setfattr", "-n", "user.onlay.owner", "-v", "5:5", "/data/mine"])?;
     holds!(forge.code != 0 || listed("web:/data/mine")? == ["0/0 mine"], "{forge:?}");
+    // In again, by an archive and as files: known as before, whoever runs or not.
+    b.says(&["exec", "web", "sh", "-c", "busybox mkdir /srv; busybox ln -s a /data/sub/link"])?;
+    let script = format!("{0} --root {1} cp web:/data - | {0} --root {1} cp - web:/srv", cx.binary().display(), b.store);
+    let said = Out::of(Command::new("sh").args(["-c", &script]))?.ok()?;
+    same!(said.stderr, "");
+    let copied = ["0/0 data", "33/44 data/a", "0/0 data/mine", "1000/0 data/sub", "0/0 data/sub/b"];
+    let shown = |of: Vec<String>| of.into_iter().filter(|l| !l.contains("link") && !l.ends_with(" a")).collect::<Vec<_>>();
+    same!(shown(listed("web:/srv/data")?), copied);
+    b.says(&["exec", "web", "busybox", "rm", "/data/sub/link"])?;
+    let file = cx.dir.file("given", "x")?.p("given").display().to_string();
+    let whose = nix::unistd::geteuid();
+    b.says(&["cp", "-a", &file, "web:/tmp/given"])?;
+    same!(listed("web:/tmp/given")?, [format!("{whose}/{} given", nix::unistd::getegid())]);
+    same!(b.says(&["exec", "web", "busybox", "stat", "-c", "%u:%g", "/tmp/given"])?, "0:0");
     // Of those that do not run the same is known.
     b.says(&["kill", "web"])?;
     same!(listed("web:/data")?, want);
+    b.says(&["cp", "-a", &file, "web:/tmp/later"])?;
+    same!(listed("web:/tmp/later")?, [format!("{whose}/{} later", nix::unistd::getegid())]);
     // It is not ours to give here.
     let moved = b.call(&["cp", "-a", "web:/data/a", &cx.dir.p("kept").display().to_string()])?.ok()?;
     holds!(moved.stderr.contains("owners can't be kept"), "{moved:?}");

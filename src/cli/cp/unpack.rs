@@ -4,7 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -17,12 +17,13 @@ use tar::{Archive, EntryType};
 
 use super::place::{Place, Spot, open_dir};
 use crate::cli::error::Error;
+use crate::runner::Giver;
 use crate::vocab::why;
 
 /// Unpacks what one thing was packed into: at a place that depends on what it is.
-pub(super) fn unpack(from: impl Read, place: &Place, keep: bool) -> Result<(), Error> {
+pub(super) fn unpack(from: impl Read, place: &Place, keep: Keep<'_>) -> Result<(), Error> {
     let mut archive = Archive::new(from);
-    let mut unpacker: Option<Unpacker> = None;
+    let mut unpacker: Option<Unpacker<'_>> = None;
     for entry in archive.entries().map_err(|e| broken(&e))? {
         let entry = entry.map_err(|e| broken(&e))?;
         if unpacker.is_none() {
@@ -38,7 +39,7 @@ pub(super) fn unpack(from: impl Read, place: &Place, keep: bool) -> Result<(), E
 }
 
 /// Unpacks a whole archive into a directory.
-pub(super) fn unpack_all(from: impl Read, dir: &Path, keep: bool) -> Result<(), Error> {
+pub(super) fn unpack_all(from: impl Read, dir: &Path, keep: Keep<'_>) -> Result<(), Error> {
     let spot = Spot { dir: open_dir(dir)?, name: ".".into() };
     let mut unpacker = Unpacker { spot, shown: dir.to_owned(), keep, named: false, dirs: Vec::new(), foreign: false };
     for entry in Archive::new(from).entries().map_err(|e| broken(&e))? {
@@ -51,10 +52,20 @@ fn broken(e: &std::io::Error) -> Error {
     Error::new(format!("read the archive: {}", why(e))).hint("it must be a tar archive, not compressed")
 }
 
-struct Unpacker {
+/// What is kept of whom things belonged to, and of their set-id bits.
+#[derive(Clone, Copy)]
+pub(super) enum Keep<'a> {
+    Nothing,
+    /// Both, as far as there are such ids.
+    Shown,
+    /// Both, and of ids that are not there the view is told.
+    Remembered(&'a Giver<'a>),
+}
+
+struct Unpacker<'a> {
     spot: Spot,
     shown: PathBuf,
-    keep: bool,
+    keep: Keep<'a>,
     /// The first word of each name is the copy itself.
     named: bool,
     /// Directories get their modes and times when nothing comes into them any more.
@@ -73,7 +84,7 @@ struct Meta {
 /// Directories open at once; those before are finished early.
 const MAX_OPEN: usize = 200;
 
-impl Unpacker {
+impl Unpacker<'_> {
     fn add(&mut self, mut entry: tar::Entry<'_, impl Read>) -> Result<(), Error> {
         let name = PathBuf::from(OsStr::from_bytes(&entry.path_bytes()));
         let shown = self.shown.join(name.components().skip(usize::from(self.named)).collect::<PathBuf>());
@@ -83,7 +94,7 @@ impl Unpacker {
         let field = |e: std::io::Error| broken(&e);
         let id = |n: u64| u32::try_from(n).unwrap_or(0);
         let meta = Meta {
-            mode: header.mode().map_err(field)? & if self.keep { 0o7777 } else { 0o1777 },
+            mode: header.mode().map_err(field)? & if matches!(self.keep, Keep::Nothing) { 0o1777 } else { 0o7777 },
             owner: (id(header.uid().map_err(field)?), id(header.gid().map_err(field)?)),
             mtime: header.mtime().map_err(field)?,
         };
@@ -160,10 +171,11 @@ impl Unpacker {
 
     /// Owner, mode and time, in this order: chown(2) takes set-user-id bits away.
     fn settle(&mut self, dir: &OwnedFd, name: &OsStr, meta: Meta, link: bool) -> Result<(), Errno> {
-        if self.keep {
+        if !matches!(self.keep, Keep::Nothing) {
             let owner = (Some(Uid::from_raw(meta.owner.0)), Some(Gid::from_raw(meta.owner.1)));
             match chownat(dir, name, owner.0, owner.1, AtFlags::SYMLINK_NOFOLLOW) {
                 // Not root, or an id that is not there inside.
+                Err(Errno::PERM | Errno::INVAL) if self.remember(dir, name, meta.owner)? => {}
                 Err(Errno::PERM | Errno::INVAL) if !self.foreign => {
                     self.foreign = true;
                     log::warn!("owners can't be kept: not every id is ours to give");
@@ -178,6 +190,16 @@ impl Unpacker {
         let time = Timespec { tv_sec: i64::try_from(meta.mtime).unwrap_or(0), tv_nsec: 0 };
         let now = Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT };
         utimensat(dir, name, &Timestamps { last_access: now, last_modification: time }, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// Has the view remember an owner that it can't show; false if it can't do that either.
+    fn remember(&self, dir: &OwnedFd, name: &OsStr, (uid, gid): (u32, u32)) -> Result<bool, Errno> {
+        let Keep::Remembered(giver) = self.keep else { return Ok(false) };
+        let file = openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        // By the kernel, which checks what it ever does.
+        let root = (Some(Uid::ROOT), Some(Gid::ROOT));
+        chownat(&file, "", root.0, root.1, AtFlags::EMPTY_PATH)?;
+        Ok(giver.give(file.as_fd(), uid, gid).is_ok())
     }
 
     /// The directory of a name, and its last word. Missing directories are made.
