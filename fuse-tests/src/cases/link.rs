@@ -5,12 +5,13 @@ use std::os::unix::fs::MetadataExt as _;
 use anyhow::Result;
 use rustix::fs::{AtFlags, CWD, linkat};
 
+use crate::case::{User, skip};
 use crate::ctx::Ctx;
 use crate::tree::{cases, fails, holds, same};
 
 cases!("link":
     new_file, lower_file.kernel_deviates_rootless("hard links break at copy-up: no index"), refused, of_a_symlink,
-    over_whiteout, of_an_open_file, moves_ctime,
+    over_whiteout, of_an_open_file, moves_ctime, as_many_as_there_can_be.by(&[User::Root]),
 );
 
 fn new_file(cx: &mut Ctx) -> Result<()> {
@@ -93,4 +94,25 @@ fn moves_ctime(cx: &mut Ctx) -> Result<()> {
     holds!((after.ctime(), after.ctime_nsec()) > (before.ctime(), before.ctime_nsec()));
     same!((after.mtime(), after.mtime_nsec()), (before.mtime(), before.mtime_nsec()));
     Ok(())
+}
+
+/// As many names as the file system below allows (ext4: 65,000), then `EMLINK`, and one that goes makes room.
+fn as_many_as_there_can_be(cx: &mut Ctx) -> Result<()> {
+    const MOST: u64 = 65_000;
+    cx.lower()?;
+    let m = cx.mount()?;
+    m.file("f", "x")?.dir("d")?;
+    for n in 1..=MOST {
+        match std::fs::hard_link(m.p("f"), m.p(format!("d/{n}"))) {
+            Ok(()) => {}
+            Err(e) if e.raw_os_error() == Some(libc::EMLINK) => {
+                same!(m.stat("f")?.nlink(), n);
+                m.rm("d/1")?.hard("f", "d/again")?;
+                fails!(std::fs::hard_link(m.p("f"), m.p("one-more")), EMLINK);
+                return Ok(());
+            }
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Err(skip(format!("the file system below takes more than {MOST} names")))
 }

@@ -20,6 +20,7 @@ cases!("public":
 
 /// Tests of pjdfstest that pass on the file system below but not in the view, each with its reason.
 const NOT_IN_VIEW: [(&str, &str); 1] =
+    // __statfs_link_max in glibc's sysdeps/unix/sysv/linux/pathconf.c. The limit itself: link::as_many_as_there_can_be.
     [("link::link_count_max", "skipped: glibc's pathconf(_PC_LINK_MAX) goes by f_type, and knows no limit for FUSE")];
 
 const PJDFSTEST: &str = r#"
