@@ -27,8 +27,8 @@ Examples:
     sudo target/release/bench --start
     sudo target/release/bench --start --rootless
 
-Competitors: onlay-index (with an image index of the layers), overlayfs, overlayfs-metacopy (with
-metacopy=on,redirect_dir=on), fuse-overlayfs, unionfs, native (a plain copy), and onlay=PATH, fuse-overlayfs=PATH,
+Competitors: onlay-index (with an image index of the layers), onlay-device (without io_uring where it is
+switched on), overlayfs, overlayfs-metacopy (with metacopy=on,redirect_dir=on), fuse-overlayfs, unionfs, native (a plain copy), and onlay=PATH, fuse-overlayfs=PATH,
 unionfs=PATH. The onlay beside this binary, or the one in $ONLAY, always takes part."
 )]
 pub(crate) struct Args {

@@ -13,6 +13,8 @@ pub(crate) enum Kind {
     Onlay,
     /// The same, with an image index of the lower layers that was built before.
     OnlayIndex,
+    /// The same without an index, over `/dev/fuse` even where io_uring is switched on.
+    OnlayDevice,
     /// The kernel's, with what it does by default.
     Overlayfs,
     /// The kernel's, with `metacopy=on,redirect_dir=on`.
@@ -22,6 +24,13 @@ pub(crate) enum Kind {
     Unionfs,
     /// No union: a directory with a copy of what the union would show.
     Native,
+}
+
+impl Kind {
+    /// Ours, however it is mounted.
+    pub(crate) fn is_onlay(self) -> bool {
+        matches!(self, Self::Onlay | Self::OnlayIndex | Self::OnlayDevice)
+    }
 }
 
 /// One that takes part.
@@ -64,6 +73,7 @@ pub(crate) fn find(against: &[String]) -> Result<(Vec<Competitor>, Vec<Missing>)
         match (name, path) {
             ("onlay", None) => {}
             ("onlay-index", None) => take(onlay(Kind::OnlayIndex)),
+            ("onlay-device", None) => take(onlay(Kind::OnlayDevice)),
             ("onlay", Some(path)) => take(Ok(program(Kind::Onlay, path)?)),
             ("fuse-overlayfs", Some(path)) => take(Ok(program(Kind::FuseOverlayfs, path)?)),
             ("fuse-overlayfs", None) => {
@@ -128,13 +138,17 @@ fn program(kind: Kind, path: &Path) -> Result<Competitor> {
     ensure!(out.status.success(), "{} --version: {}", path.display(), out.status);
     let said = String::from_utf8_lossy(&out.stdout);
     let name = match kind {
-        Kind::Onlay | Kind::OnlayIndex => "onlay",
+        kind if kind.is_onlay() => "onlay",
         Kind::Unionfs => "unionfs-fuse",
         _ => "fuse-overlayfs",
     };
     let line = said.lines().find(|l| l.starts_with(name)).unwrap_or_default();
     let version = line.split(' ').next_back().unwrap_or_default().to_owned();
-    let with = if kind == Kind::OnlayIndex { ", image index" } else { "" };
+    let with = match kind {
+        Kind::OnlayIndex => ", image index",
+        Kind::OnlayDevice => ", /dev/fuse",
+        _ => "",
+    };
     Ok(Competitor { kind, program, label: format!("{name} {version}").trim().to_owned() + with, version })
 }
 

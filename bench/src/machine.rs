@@ -6,6 +6,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::report::Machine;
 
+/// How long an idle CPU of a virtual machine waits for work before it is given up to the host
+/// (Documentation/virt/guest-halt-polling.rst).
+const POLL_NS: &str = "/sys/module/haltpoll/parameters/guest_halt_poll_ns";
+
 /// The machine as it is before the first round.
 pub(crate) fn describe(dir: &Path, user: &str) -> Machine {
     let uname = rustix::system::uname();
@@ -15,6 +19,7 @@ pub(crate) fn describe(dir: &Path, user: &str) -> Machine {
         cpus: std::thread::available_parallelism().map_or(1, usize::from),
         memory_gib: field("/proc/meminfo", "MemTotal").and_then(|kb| kib(&kb)).unwrap_or_default() >> 20,
         filesystem: filesystem(dir).unwrap_or_else(|| "unknown filesystem".into()),
+        waiting: waiting(),
         load: [load(), String::new()],
         user: user.to_owned(),
         command: command(),
@@ -41,6 +46,17 @@ fn kib(words: &str) -> Option<u64> {
 fn load() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
+/// What decides about the price of a wake-up, which is most of a FUSE request's.
+fn waiting() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+    let uring = if read("/sys/module/fuse/parameters/enable_uring") == "Y" { "on" } else { "off" };
+    let idle = match (read("/sys/devices/system/cpu/cpuidle/current_governor"), read(POLL_NS).parse::<u64>()) {
+        (governor, Ok(ns)) if governor == "haltpoll" => format!(", {} µs before an idle CPU halts", ns / 1000),
+        _ => String::new(),
+    };
+    format!("FUSE over io_uring {uring}{idle}")
 }
 
 /// The type of what is mounted where `dir` is.

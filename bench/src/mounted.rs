@@ -107,7 +107,7 @@ impl<'a> Mounted<'a> {
                 mount_kernel(competitor.kind, place).context("mount")?;
                 mounted.mounted = true;
             }
-            Kind::Onlay | Kind::OnlayIndex | Kind::FuseOverlayfs | Kind::Unionfs => mounted.serve(competitor, place)?,
+            _ => mounted.serve(competitor, place)?,
         }
         // Some put work off until somebody looks.
         mounted.check(fs::read_dir(&mounted.at).map(Iterator::count).context("list the root"))?;
@@ -120,9 +120,10 @@ impl<'a> Mounted<'a> {
         let before = fs::metadata(&self.at)?.dev();
         let log = File::create(&place.log)?;
         let mut cmd = Command::new(&competitor.program);
-        match competitor.kind {
-            Kind::Onlay | Kind::OnlayIndex => cmd.args(["mount", "--foreground"]),
-            _ => cmd.arg("-f"),
+        if competitor.kind.is_onlay() {
+            cmd.args(["mount", "--foreground"])
+        } else {
+            cmd.arg("-f")
         };
         match competitor.kind {
             Kind::Unionfs => cmd.args(["-o", "cow"]).arg(place.branches()),
@@ -132,6 +133,9 @@ impl<'a> Mounted<'a> {
             let mut index = OsString::from("image_index=");
             index.push(&place.index);
             cmd.arg("-o").arg(index);
+        }
+        if competitor.kind == Kind::OnlayDevice {
+            cmd.args(["-o", "transport=device"]);
         }
         cmd.arg(&self.at);
         // A group of its own: Ctrl-C is for us, and we end it in order.

@@ -97,9 +97,9 @@ pub(crate) fn run(plan: &Plan<'_>, fixtures: &mut Fixtures<'_>, watch: &Watch) -
 fn applies(competitor: &Competitor, workload: &Workload, counting: bool) -> bool {
     let mounting = matches!(workload.work, Work::Mounting);
     match competitor.kind {
-        Kind::Onlay | Kind::OnlayIndex | Kind::FuseOverlayfs | Kind::Unionfs => !(mounting && counting),
         Kind::Overlayfs | Kind::OverlayfsMetacopy => !counting,
         Kind::Native => !mounting && !counting,
+        _ => !(mounting && counting),
     }
 }
 

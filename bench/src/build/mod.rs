@@ -88,7 +88,8 @@ impl Build<'_> {
         let mut engines = Vec::new();
         for (i, competitor) in self.competitors.iter().enumerate() {
             // What can't be a storage driver.
-            if matches!(competitor.kind, Kind::Native | Kind::OverlayfsMetacopy | Kind::OnlayIndex) {
+            if matches!(competitor.kind, Kind::Native | Kind::OverlayfsMetacopy | Kind::OnlayIndex | Kind::OnlayDevice)
+            {
                 continue;
             }
             let mut row = Row { label: competitor.label.clone(), ..Row::default() };

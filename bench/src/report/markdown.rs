@@ -21,8 +21,8 @@ pub(crate) fn render(report: &Report) -> Result<String, fmt::Error> {
 pub(crate) fn machine(m: &Machine) -> String {
     let [before, after] = &m.load;
     format!(
-        "{}, {} × {}, {} GiB, {}, as {}.\nLoad average before: {before}; after: {after}.\n`{}`\n",
-        m.kernel, m.cpus, m.cpu, m.memory_gib, m.filesystem, m.user, m.command
+        "{}, {} × {}, {} GiB, {}, as {}.\n{}.\nLoad average before: {before}; after: {after}.\n`{}`\n",
+        m.kernel, m.cpus, m.cpu, m.memory_gib, m.filesystem, m.user, m.waiting, m.command
     )
 }
 
@@ -187,6 +187,7 @@ mod tests {
     #[test]
     fn a_table_from_fixed_numbers() {
         let expected = r"Linux 6.18.0, 2 × Some <CPU>, 23 GiB, ext4, as root.
+FUSE over io_uring off.
 Load average before: 0.10 0.20 0.30; after: 1.00 0.50 0.40.
 `bench --rounds 3`
 a note

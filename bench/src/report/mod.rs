@@ -31,6 +31,8 @@ pub(crate) struct Machine {
     pub(crate) cpus: usize,
     pub(crate) memory_gib: u64,
     pub(crate) filesystem: String,
+    /// How requests of FUSE come, and how idle CPUs wait for them.
+    pub(crate) waiting: String,
     /// Load averages (1, 5, 15 minutes) before and after.
     pub(crate) load: [String; 2],
     /// root, or an ordinary user.
@@ -132,6 +134,7 @@ pub(crate) mod tests {
                 cpus: 2,
                 memory_gib: 23,
                 filesystem: "ext4".into(),
+                waiting: "FUSE over io_uring off".into(),
                 load: ["0.10 0.20 0.30".into(), "1.00 0.50 0.40".into()],
                 user: "root".into(),
                 command: "bench --rounds 3".into(),
