@@ -76,6 +76,23 @@ fn too_many_requests_are_tried_again_when_the_registry_says() {
     pull_with(&server, &options, &dir).unwrap();
     assert_eq!(server.count("GET", "/manifests/"), 3);
     assert_eq!(dir.all(), image.blobs());
+    // And not before.
+    let last = Mutex::new(None);
+    let server = serving_but(&image, move |call, good| {
+        let mut last = last.lock().unwrap();
+        if !call.is("GET", "/manifests/") {
+            return good;
+        }
+        match last.replace(std::time::Instant::now()) {
+            None => Reply::new(429, "").with("Retry-After", "1"),
+            Some(refused) if refused.elapsed() < Duration::from_secs(1) => Reply::new(400, "too early"),
+            Some(_) => good,
+        }
+    });
+    options.patience.pause = Duration::ZERO;
+    let dir = Dir::new();
+    pull_with(&server, &options, &dir).unwrap();
+    assert_eq!(dir.all(), image.blobs());
 }
 
 #[test]
