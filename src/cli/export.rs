@@ -1,13 +1,17 @@
 //! `onlay export`.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use oci_spec::image::Digest;
+
 use super::error::Error;
+use super::progress::Bars;
 use super::save::{to_file, to_stdout};
 use super::store::StoreArgs;
-use crate::store::Either;
+use crate::store::{Either, Progress as _};
+use crate::vocab::digest;
 
 /// Write the files of a container or an image to an archive
 #[derive(Debug, clap::Args)]
@@ -21,6 +25,9 @@ pub(super) struct Args {
     /// Where to [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// No progress
+    #[arg(short, long)]
+    quiet: bool,
     /// A container or an image: a name, or an id or its first digits
     what: String,
 }
@@ -28,11 +35,18 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     let out: Option<PathBuf> = args.output.clone().filter(|o| o.as_os_str() != "-");
     let (store, owners) = store.open_files()?;
+    let bars = Bars::new(args.quiet);
     let write = |to: &mut dyn Write| -> Result<(), Error> {
-        match store.container_or_image(&args.what)? {
-            Either::Container(container) => store.export_container(&container, owners, to)?,
-            Either::Image(image) => store.export_image(&image, to)?,
+        let what = store.container_or_image(&args.what)?;
+        let key = digest::of(args.what.as_bytes());
+        // Nobody knows how much there is before it was all read.
+        bars.begin_named("exporting", &key, &args.what, None);
+        let mut to = Counted { to, bars: &bars, key: &key };
+        match what {
+            Either::Container(container) => store.export_container(&container, owners, &mut to)?,
+            Either::Image(image) => store.export_image(&image, &mut to)?,
         }
+        bars.end(&key);
         Ok(())
     };
     match out {
@@ -44,4 +58,23 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Tells how much was written.
+struct Counted<'a> {
+    to: &'a mut dyn Write,
+    bars: &'a Bars,
+    key: &'a Digest,
+}
+
+impl Write for Counted<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = self.to.write(bytes)?;
+        self.bars.more(self.key, n as u64);
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
 }

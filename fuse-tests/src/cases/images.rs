@@ -301,6 +301,7 @@ fn names_and_ids(cx: &mut Ctx) -> Result<()> {
     let digits = 1 + alike[0].bytes().zip(alike[1].bytes()).take_while(|(a, b)| a == b).count();
     says(cx, &["tag", &alike[0][..digits], "x"])?;
     same!(says(cx, &["images", "-q", "x"])?, alike[0].clone());
+    same!(says(cx, &["rmi", "x"])?, "Untagged: x:latest");
     let several = onlay(cx, &["rmi", &id])?;
     holds!(several.code == 1 && several.stderr.contains("several names") && several.stderr.contains("hint"), "{several:?}");
     same!(says(cx, &["rmi", "reg.example:5000/a/b:x"])?, "Untagged: reg.example:5000/a/b:x");
@@ -430,7 +431,9 @@ fn exported(cx: &mut Ctx) -> Result<()> {
     base(cx)?;
     says(cx, &["run", "--name", "one", "base", "sh", "-c", MANY])?;
     let file = path(cx, "one.tar");
-    says(cx, &["export", "-o", &file, "one"])?;
+    let told = onlay(cx, &["export", "-o", &file, "one"])?.ok()?;
+    holds!(told.stdout.is_empty() && told.stderr.starts_with("one exporting done, ") && told.stderr.lines().count() == 1, "{told:?}");
+    same!(onlay(cx, &["export", "-q", "-o", &file, "one"])?.ok()?.stderr, "");
     says(cx, &["import", "-q", &file, "flat"])?;
     says(cx, &["commit", "-q", "one", "app"])?;
     same!(says(cx, &["diff", "app..flat"])?, "");
