@@ -70,6 +70,7 @@ fn of_container(container: &Container) -> Result<Value, Error> {
         let mut state = serde_json::to_value(container.state()?).map_err(fail)?;
         state["status"] = json!(container.status()?);
         object.insert("type".into(), "container".into());
+        object.remove("begun");
         object.insert("state".into(), state);
         object.insert("upper".into(), json!(container.upper()));
     }

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! containers/ID/record.json    what it is: written once
-//! containers/ID/state.json     how its last run went: see State
-//! containers/ID/throw-away     it goes when it ends, and nothing in it is synced: a crash may spoil it
+//! containers/ID/state.json     how its last run went, if that is not in the record: see State
 //! containers/ID/lock           flock(2): held by whoever runs, changes or reads the writable layer
+//! containers/ID/throw-away     that, of one that goes when it ends, in which nothing is synced: a crash may spoil it
 //! containers/ID/upper  work    the writable layer, in the `user.overlay.` dialect
 //! ```
 
@@ -20,8 +20,16 @@ use super::files::{random_id, read_json, rename_new, to_json};
 use super::lock::{open, try_lock};
 use super::{Error, ErrorKind, Result, Store};
 
-/// An empty file: the name is there before anything else of the container is seen.
+/// The lock of one that is thrown away: the name is there before anything else of the container is seen.
 pub(super) const THROW_AWAY: &str = "throw-away";
+const LOCK: &str = "lock";
+
+/// Where the lock of the container in `dir` is.
+pub(super) fn lock_in(dir: &Path) -> PathBuf {
+    let usual = dir.join(LOCK);
+    let other = dir.join(THROW_AWAY);
+    if !usual.exists() && other.exists() { other } else { usual }
+}
 
 /// How often to try for a lock that somebody may have for an instant, to look at it.
 const LOOKS: usize = 20;
@@ -46,6 +54,9 @@ pub struct Record {
     pub layers: Vec<Digest>,
     /// What runs in it.
     pub process: Process,
+    /// The state until there is a file for it: each file costs those who run many containers one after the other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) begun: Option<State>,
 }
 
 /// What to run: the image's config with what the command line changed.
@@ -169,7 +180,7 @@ impl Container {
     /// The state is there and can't be read.
     pub fn state(&self) -> Result<State> {
         match read_json(&self.dir.join("state.json")) {
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(State::default()),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(self.record.begun.clone().unwrap_or_default()),
             read => read,
         }
     }
@@ -213,7 +224,7 @@ impl Container {
     }
 
     fn lock_path(&self) -> PathBuf {
-        self.dir.join("lock")
+        lock_in(&self.dir)
     }
 }
 
@@ -236,6 +247,7 @@ impl Store {
             manifest: new.image.digest().clone(),
             layers: new.image.diff_ids().to_vec(),
             process: new.process,
+            begun: Some(new.state.clone()).filter(|state| state.remove),
         };
         let temp = self.temp_dir()?;
         let at = |name: &str| temp.path().join(name);
@@ -251,14 +263,10 @@ impl Store {
         if new.state.remove {
             open(&at(THROW_AWAY))?;
         }
-        let small = |name: &str, text: Vec<u8>| fs::write(at(name), text).map_err(Error::at("write", &at(name)));
-        if new.state.remove {
-            // Nobody has seen it yet, and nothing of it need be there after a crash.
-            small("state.json", to_json(&new.state)?)?;
-        } else if new.state != State::default() {
+        if !new.state.remove && new.state != State::default() {
             self.write_json(&at("state.json"), &new.state)?;
         }
-        open(&at("lock"))?;
+        open(&at(if new.state.remove { THROW_AWAY } else { LOCK }))?;
         let _naming = self.naming()?;
         let others = self.containers()?;
         if let Some(other) = others.iter().find(|c| c.record.name == record.name) {
@@ -277,7 +285,8 @@ impl Store {
         }
         let dir = self.path("containers").join(&record.id);
         if new.state.remove {
-            small("record.json", to_json(&record)?)?;
+            // Nobody has seen it yet, and nothing of it need be there after a crash.
+            fs::write(at("record.json"), to_json(&record)?).map_err(Error::at("write", &at("record.json")))?;
             rename_new(temp, &dir)?;
         } else {
             self.write_json(&at("record.json"), &record)?;

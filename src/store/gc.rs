@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::image::Digest;
 
-use super::container::{State, THROW_AWAY};
+use super::container::{State, THROW_AWAY, lock_in};
 use super::files::read_json;
 use super::lock::{open, try_lock};
 use super::{Error, Result, Store};
@@ -74,7 +74,7 @@ impl Store {
         let dir = self.path("containers");
         for entry in fs::read_dir(&dir).map_err(Error::at("read", &dir))? {
             let dir = entry.map_err(Error::at("read", &dir))?.path();
-            let lock = dir.join("lock");
+            let lock = lock_in(&dir);
             // Those of earlier versions have a state only.
             let goes = dir.join(THROW_AWAY).exists()
                 || read_json::<State>(&dir.join("state.json")).is_ok_and(|state| state.remove);
