@@ -120,8 +120,7 @@ fn serve(settings: &Settings, tuning: &Tuning, mountpoint: &Path, ready: Option<
     settings.given.refuse_inside(mountpoint)?;
     // All that can be refused is, before anything is made.
     let checked = Mountpoint::new(mountpoint)?;
-    // The locks live as long as the mount.
-    let Opened { layers, locks: _locks, .. } = settings.given.open(false, settings.patience)?;
+    let Opened { layers, locks, .. } = settings.given.open(false, settings.patience)?;
     let mut options = settings.mount.clone();
     options.read_only |= layers.upper.is_none();
     if let Some(index) = settings.index.as_ref().filter(|index| !index.exists()) {
@@ -166,7 +165,7 @@ fn serve(settings: &Settings, tuning: &Tuning, mountpoint: &Path, ready: Option<
     if let Some(why) = overlay.plain() {
         settings.given.say_plain(why);
     }
-    let session = Session::new(mount, overlay.clone(), tuning)?;
+    let session = Session::new(mount, overlay.clone(), tuning, locks)?;
     if settings.verbose {
         for chosen in session.mechanisms() {
             note(chosen);

@@ -8,6 +8,7 @@
 mod xattr;
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -99,6 +100,8 @@ pub(super) struct Ops {
     main: Option<Arc<Overlay>>,
     /// Of a transport that has no such thing itself.
     opens: OnceLock<Straight>,
+    /// What keeps others from the upper.
+    locks: Mutex<Vec<OwnedFd>>,
 }
 
 /// Whether the kernel lets us hand it files: it asks for `CAP_SYS_ADMIN` in the first user namespace.
@@ -121,6 +124,7 @@ impl Ops {
             agreed: AtomicU64::new(0),
             unstable: Mutex::default(),
             opens: OnceLock::new(),
+            locks: Mutex::default(),
         }
     }
 
@@ -227,14 +231,21 @@ impl Ops {
         self.wishes.negative_entries.or(!self.ttl.is_zero())
     }
 
+    /// Locks to let go of when nothing is asked any more.
+    pub(super) fn hold(&self, locks: Vec<OwnedFd>) {
+        *self.locks.lock() = locks;
+    }
+
     /// The last words: nothing is asked any more.
     pub(super) fn destroy(&self) {
         self.bare.give_up();
-        if let Err(e) = self.overlay.sync_all() {
-            log::error!("sync of the upper layer: {e}");
-        }
         if let Err(e) = self.overlay.end() {
             log::warn!("the mark of a volatile upper is left in the work directory: {e}");
+        }
+        // Nothing is written any more. A disk may be busy for longer than the next mount of the upper waits.
+        self.locks.lock().clear();
+        if let Err(e) = self.overlay.sync_all() {
+            log::error!("sync of the upper layer: {e}");
         }
     }
 

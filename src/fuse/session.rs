@@ -102,12 +102,14 @@ impl Carrier {
 
 impl Session {
     /// Answers the kernel's first request; the mount is usable from here on, as soon as it is [served](Self::spawn).
+    /// `locks` are those of the upper, closed after the last request.
     ///
     /// # Errors
     /// The mount is taken away again when the handshake fails.
-    pub fn new(mount: Mount, overlay: Arc<Overlay>, tuning: &Tuning) -> Result<Self, Error> {
+    pub fn new(mount: Mount, overlay: Arc<Overlay>, tuning: &Tuning, locks: Vec<OwnedFd>) -> Result<Self, Error> {
         let (device, unmount) = mount.split();
         let ops = Arc::new(Ops::new(overlay, tuning));
+        ops.hold(locks);
         let clone = !hides_device(unmount.path());
         let (transport, mut why) = transport::choose(tuning.transport);
         let carrier = match transport {

@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::case::{User, skip};
 use crate::ctx::{Ctx, daemons, mounts_below};
 use crate::tree::{Tree, cases, fails, holds, same};
 
@@ -16,7 +17,7 @@ cases!("mount":
     read_only_without_upper.onlay(), foreground.onlay(), over_parent_of_layers.onlay(), relative_paths.onlay(),
     layer_roots_may_be_symlinks.onlay(), quick_loops.onlay(), newer_mount_survives.onlay(), work_leftovers.onlay(),
     layer_changes_meanwhile.onlay(), shared_lower.onlay(), at_once_usable.onlay(), upper_only.onlay(),
-    spaces_in_paths.onlay(),
+    spaces_in_paths.onlay(), next_while_the_last_syncs.onlay().by(&[User::Root]),
 );
 
 fn text(t: &Tree, name: &str) -> String {
@@ -54,6 +55,35 @@ fn dash_o(cx: &mut Ctx) -> Result<()> {
     cx.m.file("new", "n")?;
     umount(cx, "mnt")?;
     same!((cx.upper.ls("")?, cx.dir.ls("a")?), ("new".to_owned(), "f".to_owned()));
+    Ok(())
+}
+
+/// A busy disk keeps the daemon for long; whoever mounts the upper again meanwhile need not wait for it.
+fn next_while_the_last_syncs(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "x")?;
+    let m = cx.mount()?;
+    m.file("new", "n")?;
+    let pid = daemons(&cx.dir.0)?.first().map_or(0, |d| d.0).to_string();
+    // Longer than mount waits.
+    let slow = ["-f", "-q", "-e", "trace=syncfs", "-e", "inject=syncfs:delay_enter=60s", "-p", &pid];
+    let strace = Command::new("strace").args(slow).stderr(Stdio::piped()).spawn();
+    let mut strace = match strace {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(skip("there is no strace")),
+        strace => strace?,
+    };
+    let traced = || fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| !s.contains("TracerPid:\t0\n"));
+    let start = Instant::now();
+    while !traced() {
+        holds!(start.elapsed() < Duration::from_secs(20), "strace does not come");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    nix::mount::umount2(&cx.m.0, nix::mount::MntFlags::empty())?;
+    let again = cx.mount();
+    let still = traced();
+    strace.kill()?;
+    strace.wait()?;
+    same!(again?.read("new")?, "n");
+    holds!(still, "the first daemon was done before");
     Ok(())
 }
 

@@ -119,7 +119,7 @@ impl View {
         let overlay = Arc::new(self.open()?);
         self.overlay = Arc::downgrade(&overlay);
         let mount = Mount::detached(&self.base, &Options { allow_other: Some(true), ..Options::default() })?;
-        self.session = Some(Session::new(mount, overlay, &Tuning::default())?);
+        self.session = Some(Session::new(mount, overlay, &Tuning::default(), Vec::new())?);
         Ok(())
     }
 
