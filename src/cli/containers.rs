@@ -6,7 +6,7 @@ use nix::sys::signal::Signal;
 
 use super::error::Error;
 use crate::runner;
-use crate::store::{Container, Status, Store};
+use crate::store::{Container, ErrorKind, Status, Store};
 
 /// How often it is looked whether a container has ended.
 const GLANCE: Duration = Duration::from_millis(10);
@@ -23,7 +23,12 @@ pub(super) fn running(store: &Store, name: &str) -> Result<Container, Error> {
 /// Waits for the end of a container, so long at most; whether it has ended.
 pub(super) fn wait(container: &Container, patience: Option<Duration>) -> Result<bool, Error> {
     let until = patience.map(|p| Instant::now() + p);
-    while container.status()? == Status::Running {
+    let runs = || match container.status() {
+        // It has removed itself.
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+        status => status.map(|s| s == Status::Running),
+    };
+    while runs()? {
         if until.is_some_and(|until| Instant::now() >= until) {
             return Ok(false);
         }

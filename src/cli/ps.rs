@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::error::Error;
 use super::output::print;
 use super::store::{ListArgs, StoreArgs, ago, print_rows};
-use crate::store::{Container, State, Status};
+use crate::store::{Container, ErrorKind, State, Status};
 
 /// List containers
 #[derive(Debug, clap::Args)]
@@ -91,7 +91,11 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     let all = args.all || filters.iter().any(|f| matches!(f, Filter::Status(_)));
     let mut rows = Vec::new();
     for container in store.containers()? {
-        let status = container.status()?;
+        let status = match container.status() {
+            // Removed since it was found.
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            status => status?,
+        };
         if (all || status == Status::Running) && filters.iter().all(|f| f.passes(&container, status)) {
             rows.push(row(container, status)?);
         }

@@ -188,11 +188,12 @@ impl Container {
     /// What it is doing.
     ///
     /// # Errors
-    /// As of [`state`](Self::state).
+    /// As of [`state`](Self::state); it is gone by now.
     pub fn status(&self) -> Result<Status> {
         let path = self.lock_path();
+        let file = open(&path).map_err(|e| if self.dir.is_dir() { e } else { no_container(&self.record.name) })?;
         // Shared: two who only look do not see each other.
-        match open(&path)?.try_lock_shared() {
+        match file.try_lock_shared() {
             Err(std::fs::TryLockError::WouldBlock) => return Ok(Status::Running),
             looked => looked.map_err(|e| Error::at("lock", &path)(e.into()))?,
         }

@@ -262,6 +262,8 @@ fn what_is_to_be_thrown_away_goes_whatever_a_crash_has_left_of_it() {
     // Somebody's work is in it.
     assert!(!ended.dir().exists() && !spoilt.dir().exists() && kept.dir().exists());
     store.remove_container(&running, runs).unwrap();
+    // Whoever still has it in hand is told so.
+    assert_eq!(running.status().unwrap_err().kind(), ErrorKind::NotFound);
     assert!(!running.dir().exists() && fs::read_dir(store.path("tmp")).unwrap().next().is_none());
 }
 
