@@ -110,9 +110,13 @@ pub(super) fn serve(device: BorrowedFd<'_>, ops: &Ops, replies: &Replies, tell: 
             Received::End => return Ok(()),
         };
         tell(Turn::Busy);
-        let mut reply = replies.take()?;
-        respond(device, ops, &requests[..n], &mut reply)?;
-        replies.give_back(reply);
+        match replies.take() {
+            Ok(mut reply) => {
+                respond(device, ops, &requests[..n], &mut reply)?;
+                replies.give_back(reply);
+            }
+            Err(e) => refuse(device, Header::parse(&requests[..n])?.unique, e)?,
+        }
         // More like it are likely to follow.
         requests.expect(n);
         tell(Turn::Waits);
@@ -145,11 +149,17 @@ fn respond(device: BorrowedFd<'_>, ops: &Ops, request: &[u8], reply: &mut Buffer
     };
     if let Err(e) = sent {
         log::error!("a reply was not taken: {e}");
-        // Nobody may wait for ever.
-        Out::new(&mut header).header(unique, Err(Errno::IO))?;
-        if let Err(e) = send(device, &header) {
-            log::error!("nor that it failed: {e}");
-        }
+        refuse(device, unique, Errno::IO)?;
+    }
+    Ok(())
+}
+
+/// Answers with an error alone: nobody may wait for ever.
+fn refuse(device: BorrowedFd<'_>, unique: u64, why: Errno) -> Result<()> {
+    let mut header = [0; OUT_HEADER];
+    Out::new(&mut header).header(unique, Err(why))?;
+    if let Err(e) = send(device, &header) {
+        log::error!("an error was not taken for a reply: {e}");
     }
     Ok(())
 }

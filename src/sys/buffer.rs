@@ -8,15 +8,18 @@ const HUGE: usize = 2 << 20;
 
 /// From how many bytes on a huge page is worth having; below, a request touches a few small ones.
 const BIG: usize = 128 << 10;
+/// After so many of them: a program that is started has a few, too.
+const MANY: u8 = 16;
 
 /// Zeroed bytes, in memory only where they were used. The kernel takes hold of a reply page by page, which costs it more
-/// than copying a small one: what is big should lie in huge pages. They are had when the first big request comes, so that
-/// a mount that never sees one stays small.
+/// than copying a small one: what is big should lie in huge pages. They are had once big requests have come for a while, so
+/// that a mount that only starts programs stays small.
 #[derive(Debug)]
 pub struct Buffer {
     map: memmap2::MmapMut,
     len: usize,
-    asked: bool,
+    /// Big requests so far.
+    big: u8,
 }
 
 impl Buffer {
@@ -27,15 +30,18 @@ impl Buffer {
     pub fn new(len: usize) -> io::Result<Self> {
         // Mappings of whole huge pages begin at one (Linux 6.7).
         let map = memmap2::MmapMut::map_anon(len.next_multiple_of(HUGE))?;
-        Ok(Self { map, len, asked: false })
+        Ok(Self { map, len, big: 0 })
     }
 
     /// `n` bytes are about to come or go.
     pub fn expect(&mut self, n: usize) {
-        if n < BIG || self.asked {
+        if n < BIG || self.big == MANY {
             return;
         }
-        self.asked = true;
+        self.big += 1;
+        if self.big < MANY {
+            return;
+        }
         // SAFETY: the range is that of our own anonymous mapping; its bytes stay what they are
         // (madvise(2), MADV_COLLAPSE, Linux 6.1).
         let r = unsafe { libc::madvise(self.map.as_mut_ptr().cast(), self.map.len(), libc::MADV_COLLAPSE) };
@@ -70,10 +76,10 @@ mod tests {
         for (i, b) in buffer.iter_mut().enumerate() {
             *b = (i % 251) as u8;
         }
-        buffer.expect(BIG - 1);
-        assert!(!buffer.asked);
-        buffer.expect(BIG);
-        assert!(buffer.asked);
+        (0..=MANY).for_each(|_| buffer.expect(BIG - 1));
+        assert_eq!(buffer.big, 0);
+        (0..=MANY).for_each(|_| buffer.expect(BIG));
+        assert_eq!(buffer.big, MANY);
         assert!(buffer.iter().enumerate().all(|(i, b)| *b == (i % 251) as u8));
     }
 }
