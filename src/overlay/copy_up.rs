@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::Overlay;
 use super::file::link_target;
-use super::node::{Key, Link, Node, Upper, UpperAt};
+use super::links::Link;
+use super::node::{Key, Node, Upper, UpperAt};
 use super::stack::face;
 use crate::layer::{File, Handle, Rename};
 use crate::vocab::acl;
@@ -328,7 +329,7 @@ impl Overlay {
         for link in links {
             self.copy_up(&link.parent, Want::Metadata)?;
             let _names = link.parent.names_mut();
-            if !node.state.lock().links().iter().any(|l| l.is(&link.parent, &link.name)) {
+            if node.state.lock().links().find(&link.parent, &link.name).is_none() {
                 continue;
             }
             let dir = self.upper_dir(&link.parent)?;

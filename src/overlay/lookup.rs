@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use smallvec::SmallVec;
 
-use super::node::{Below, Key, Link, Node, State, Upper, UpperAt};
+use super::links::{Link, Links};
+use super::node::{Below, Key, Node, State, Upper, UpperAt};
 use super::stack::{Lower, Marks, NEWER};
 use super::{Attr, Overlay};
 use crate::sys;
@@ -367,7 +368,7 @@ impl Overlay {
                 _ => None,
             };
             // Its path is through this name alone: whatever was known before is gone.
-            let gone = if pinned.is_some() { state.keep_link(parent, name) } else { Vec::new() };
+            let gone = if pinned.is_some() { state.keep_link(parent, name) } else { Links::NONE };
             drop(state);
             drop(gone);
         }

@@ -7,7 +7,7 @@
 //! | room | what it does |
 //! |---|---|
 //! | [`stack`] | what a name is in the lower layers |
-//! | [`node`], [`inodes`] | one inode of the view; the table of them |
+//! | [`node`], [`links`], [`inodes`] | one inode of the view; its names; the table of them |
 //! | [`lookup`] | a name of the view to an inode, and which layers have it |
 //! | [`place`] | where an inode's upper object is; handles and open files |
 //! | [`readdir`] | listings with cookies that never move |
@@ -43,6 +43,7 @@ mod error;
 mod file;
 mod image_index;
 mod inodes;
+mod links;
 mod lookup;
 mod malformed;
 mod names;

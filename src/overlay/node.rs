@@ -11,6 +11,7 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use smallvec::SmallVec;
 
 use super::inodes::Inodes;
+use super::links::{Link, Links};
 use super::stack::{LowerDir, LowerPos, new_id};
 use crate::layer::Handle;
 use crate::vocab::{Kind, Stat};
@@ -55,56 +56,6 @@ impl Deref for Name {
 impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", String::from_utf8_lossy(self))
-    }
-}
-
-/// A name the node is known by.
-#[derive(Clone, Debug)]
-pub(super) struct Link {
-    pub(super) parent: Arc<Node>,
-    pub(super) name: Name,
-}
-
-impl Link {
-    pub(super) fn is(&self, parent: &Arc<Node>, name: &[u8]) -> bool {
-        Arc::ptr_eq(&self.parent, parent) && *self.name == *name
-    }
-}
-
-/// The names a node is known by; most have one.
-#[derive(Debug)]
-pub(super) enum Links {
-    One(Link),
-    Any(Vec<Link>),
-}
-
-impl Deref for Links {
-    type Target = [Link];
-
-    fn deref(&self) -> &[Link] {
-        match self {
-            Self::One(link) => std::slice::from_ref(link),
-            Self::Any(links) => links,
-        }
-    }
-}
-
-impl Links {
-    /// Changes them as a list.
-    fn change<T>(&mut self, f: impl FnOnce(&mut Vec<Link>) -> T) -> T {
-        let mut list = match std::mem::replace(self, Self::Any(Vec::new())) {
-            Self::One(link) => vec![link],
-            Self::Any(list) => list,
-        };
-        let r = f(&mut list);
-        *self = match (list.pop(), list.is_empty()) {
-            (Some(link), true) => Self::One(link),
-            (last, _) => {
-                list.extend(last);
-                Self::Any(list)
-            }
-        };
-        r
     }
 }
 
@@ -226,11 +177,11 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new(link: Option<Link>, upper: Option<Upper>, below: Below, nlink: Option<u32>) -> Self {
-        let links = link.map_or_else(|| Links::Any(Vec::new()), Links::One);
+        let links = link.map_or(Links::NONE, Links::One);
         Self { links, upper: upper.map(Box::new), below, nlink }
     }
 
-    pub(super) fn links(&self) -> &[Link] {
+    pub(super) fn links(&self) -> &Links {
         &self.links
     }
 
@@ -253,9 +204,9 @@ impl State {
     }
 
     /// Changes the names. The lower object keeps the one it is known by.
-    fn change_links<T>(&mut self, f: impl FnOnce(&mut Vec<Link>) -> T) -> T {
+    fn change_links<T>(&mut self, f: impl FnOnce(&mut Links) -> T) -> T {
         let here = if let Below::Here { .. } = &self.below { self.other() } else { None };
-        let r = self.links.change(f);
+        let r = f(&mut self.links);
         if let Some(other) = here
             && self.links.first().is_none_or(|l| *l.name != *other.pos.name)
         {
@@ -267,26 +218,23 @@ impl State {
     /// One name in the place of another; the one that went, so that its parent is dropped outside of the lock. `from`
     /// need not be known.
     pub(super) fn replace_link(&mut self, from: (&Arc<Node>, &[u8]), to: Link) -> Option<Link> {
-        self.change_links(|links| {
-            let i = links.iter().position(|l| l.is(from.0, from.1));
-            let known = links.iter().any(|l| l.is(&to.parent, &to.name));
-            match i {
-                Some(i) if !known => Some(std::mem::replace(&mut links[i], to)),
-                Some(i) => Some(links.remove(i)),
-                None => {
-                    links.push(to);
-                    None
-                }
+        self.change_links(|links| match (links.find(from.0, from.1), links.find(&to.parent, &to.name)) {
+            (Some(i), None) => links.put(i, to),
+            (Some(i), Some(_)) => links.take(i),
+            (None, None) => {
+                links.push(to);
+                None
             }
+            // Not dropped here, either.
+            (None, Some(_)) => Some(to),
         })
     }
 
     /// No names but this one; those that went, for their parents' sake.
-    pub(super) fn keep_link(&mut self, parent: &Arc<Node>, name: &[u8]) -> Vec<Link> {
+    pub(super) fn keep_link(&mut self, parent: &Arc<Node>, name: &[u8]) -> Links {
         self.change_links(|links| {
-            let (kept, gone) = std::mem::take(links).into_iter().partition(|l| l.is(parent, name));
-            *links = kept;
-            gone
+            let kept = links.find(parent, name).and_then(|i| links.take(i));
+            std::mem::replace(links, kept.map_or(Links::NONE, Links::One))
         })
     }
 }
@@ -409,7 +357,7 @@ impl Node {
     /// Notes that the node has this name, too.
     pub(super) fn add_link(&self, parent: &Arc<Node>, name: &[u8]) {
         let mut state = self.state.lock();
-        if !state.links.iter().any(|l| l.is(parent, name)) {
+        if state.links.find(parent, name).is_none() {
             state.change_links(|links| links.push(Link { parent: parent.clone(), name: name.into() }));
         }
     }
@@ -417,8 +365,8 @@ impl Node {
     /// Forgets a name. The link is handed back so that its parent is dropped outside of the lock.
     pub(super) fn remove_link(&self, parent: &Arc<Node>, name: &[u8]) -> Option<Link> {
         let mut state = self.state.lock();
-        let i = state.links.iter().position(|l| l.is(parent, name))?;
-        Some(state.change_links(|links| links.remove(i)))
+        let i = state.links.find(parent, name)?;
+        state.change_links(|links| links.take(i))
     }
 }
 
@@ -431,7 +379,7 @@ thread_local! {
 impl Drop for Node {
     fn drop(&mut self) {
         self.table.dropped(self);
-        let links = std::mem::replace(&mut self.state.get_mut().links, Links::Any(Vec::new()));
+        let links = std::mem::replace(&mut self.state.get_mut().links, Links::NONE);
         let first = LEAVING.try_with(|leaving| match &mut *leaving.borrow_mut() {
             Some(others) => {
                 others.push(links);

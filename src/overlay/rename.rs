@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::Overlay;
 use super::copy_up::Want;
+use super::links::Link;
 use super::lookup::{Found, InUpper};
-use super::node::{Below, Link, NamesMut, Node, UpperAt};
+use super::node::{Below, NamesMut, Node, UpperAt};
 use super::whiteout::{clear_whiteouts, undo_unless};
 use crate::layer::{Handle, Rename};
 use crate::vocab::dialect;
