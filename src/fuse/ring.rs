@@ -87,6 +87,8 @@ impl Server {
     }
 
     fn roam(&mut self, roams: bool) {
+        // The queue's CPU may be none of ours.
+        let roams = roams || !self.anywhere.is_set(self.queue.into());
         if self.roams == roams {
             return;
         }

@@ -231,7 +231,9 @@ fn on_one_processor(cx: &mut Ctx) -> Result<()> {
     b.says(&["run", "-d", "--name", "web", "--cpuset-cpus", last, "base:1", "sleep", "100"])?;
     same!(list(&b.says(&[&["exec", "web"][..], &look].concat())?)?, last);
     let (_, supervisor) = b.processes()?;
-    same!(list(&std::fs::read_to_string(format!("/proc/{supervisor}/status"))?)?, last);
+    for thread in std::fs::read_dir(format!("/proc/{supervisor}/task"))? {
+        same!(list(&std::fs::read_to_string(thread?.path().join("status"))?)?, last);
+    }
     b.says(&["rm", "-f", "web"])?;
     let out = b.call(&["run", "--rm", "--cpuset-cpus", "1000", "base:1", "true"])?;
     super::bad_input::is_clear(&out, "1000")?;
