@@ -83,7 +83,7 @@ impl<'a> Tree<'a> {
     pub(super) fn begin(&self) -> Result<(), Error> {
         let root = self.here();
         self.settle(&root, b"", &IMPLIED)?;
-        self.mark(&root, dialect::IMPLIED, b"y")
+        self.untold(&root)
     }
 
     /// Puts one entry in its place.
@@ -169,14 +169,22 @@ impl<'a> Tree<'a> {
     /// Makes a directory that has no entry, or none yet.
     fn make_implied(&mut self, at: &Handle, name: &[u8]) -> Result<Handle, Error> {
         let dir = self.make_dir(at, name, &IMPLIED)?;
-        self.mark(&dir, dialect::IMPLIED, b"y")?;
+        self.untold(&dir)?;
         Ok(dir)
+    }
+
+    /// A directory has no entry. Where there are no attributes it looks as if it had one.
+    fn untold(&self, dir: &Handle) -> Result<(), Error> {
+        match self.mark(dir, dialect::IMPLIED, b"y") {
+            Err(e) if e.is_errno(Errno::OPNOTSUPP) => Ok(()),
+            r => r,
+        }
     }
 
     /// A directory has an entry: it is what that says.
     fn told(&self, dir: &Handle) -> Result<(), Error> {
         match dir.removexattr(b"", &Prefix::User.attr(dialect::IMPLIED)) {
-            Ok(()) | Err(Errno::NODATA) => Ok(()),
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
             Err(e) => Err(Error::write("unmark a directory")(e)),
         }
     }

@@ -298,6 +298,23 @@ fn directories_without_an_entry_are_marked() {
     }
 }
 
+/// A file system may have no attributes.
+#[test]
+fn what_can_not_be_marked_is_unpacked() {
+    let tar = Make::default().file("a/b", b"").dir("a/").dir("./").end();
+    let tree = Tree::new(1);
+    let root = Handle::Mem(tree.root(true));
+    let passes = |n: u64| {
+        tree.fail_after(n, crate::vocab::Errno::OPNOTSUPP);
+        let passes = unpack(&tar[..], &root, &Options::default(), &|_| {}).is_ok() && !tree.is_faulty();
+        tree.fail_after(0, crate::vocab::Errno::OPNOTSUPP);
+        root.clear().expect("cleared");
+        passes
+    };
+    // Both marks, and both again when they go.
+    assert_eq!((1..30).filter(|n| passes(*n)).count(), 4);
+}
+
 #[test]
 fn a_root_without_an_entry() {
     for options in [Options::default(), stored()] {
