@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::files::{random_id, read_json, rename_new, to_json};
 use super::lock::{open, try_lock};
 use super::{Error, ErrorKind, Result, Store};
+use crate::vocab::dialect::{IMPLIED, Prefix};
 
 /// The lock of one that is thrown away: the name is there before anything else of the container is seen.
 pub(super) const THROW_AWAY: &str = "throw-away";
@@ -255,15 +256,12 @@ impl Store {
         for dir in ["upper", "work"] {
             fs::create_dir(at(dir)).map_err(Error::at("make", &at(dir)))?;
         }
-        // The root of the view is the upper's: it looks like that of the top layer.
-        let mode = match layers.last() {
-            Some(top) => fs::metadata(&top.tree).map_err(Error::at("stat", &top.tree))?.mode() & 0o7777,
+        // The root of the view is the upper's: it looks like that of the layers.
+        let mode = match layers.iter().rev().find(|layer| !is_implied(&layer.tree)).or(layers.last()) {
+            Some(shown) => fs::metadata(&shown.tree).map_err(Error::at("stat", &shown.tree))?.mode() & 0o7777,
             None => 0o755,
         };
         fs::set_permissions(at("upper"), fs::Permissions::from_mode(mode)).map_err(Error::at("chmod", &at("upper")))?;
-        if new.state.remove {
-            open(&at(THROW_AWAY))?;
-        }
         if !new.state.remove && new.state != State::default() {
             self.write_json(&at("state.json"), &new.state)?;
         }
@@ -389,6 +387,12 @@ impl Store {
         drop(running);
         removed
     }
+}
+
+/// A layer's archive had no entry for the root: how it looks is for the layers below to say.
+fn is_implied(tree: &Path) -> bool {
+    let mut value = [0; 1];
+    rustix::fs::getxattr(tree, Prefix::User.attr(IMPLIED), &mut value).is_ok_and(|len| value[..len] == *b"y")
 }
 
 fn no_container(name: &str) -> Error {

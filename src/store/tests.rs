@@ -239,6 +239,25 @@ fn containers_are_found_by_name_and_id_and_have_one_user() {
     assert_eq!(store.containers().unwrap(), [two]);
 }
 
+/// Most images' upper layers have no entry for the root.
+#[test]
+fn the_root_of_a_container_is_that_of_the_layer_that_speaks_of_it() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_dir, store) = store();
+    let layers = image(&store, &["low", "mid", "top"], Some("a"));
+    for (layer, (mode, implied)) in
+        store.image_layers(&layers).unwrap().iter().zip([(0o700, false), (0o751, false), (0o755, true)])
+    {
+        fs::set_permissions(&layer.tree, fs::Permissions::from_mode(mode)).unwrap();
+        if implied {
+            rustix::fs::setxattr(&layer.tree, "user.overlay.onlay.implied", b"y", rustix::fs::XattrFlags::empty())
+                .unwrap();
+        }
+    }
+    let container = store.create_container(new_container(&layers, None)).unwrap();
+    assert_eq!(fs::metadata(container.upper()).unwrap().permissions().mode() & 0o7777, 0o751);
+}
+
 #[test]
 fn what_is_to_be_thrown_away_goes_whatever_a_crash_has_left_of_it() {
     let (_dir, store) = store();
