@@ -53,6 +53,11 @@ impl Root for Bind {
         if self.fail.as_deref() == Some("mount") {
             return Err(std::io::Error::other("no such luck").into());
         }
+        if self.fail.as_deref() == Some("die") {
+            // Init waits for the view by then.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
+        }
         Ok(())
     }
 

@@ -24,7 +24,7 @@ use super::terminal::{Own, Terminal};
 use super::{Error, Plan, Process, Spec};
 use crate::sys::landlock::execute_only_below;
 use crate::sys::net::loopback_up;
-use crate::sys::process::{Fork, close_all_but, end_with, fork};
+use crate::sys::process::{Fork, close_all_but, end_with, exit_now, fork};
 use crate::sys::seccomp::install_listened;
 use crate::sys::title::set_title;
 
@@ -66,7 +66,9 @@ fn make_inside(spec: &Spec, plan: &Plan, ends: &Ends<'_>) -> Result<OwnedFd, Err
     unshare(CloneFlags::CLONE_NEWNS).map_err(|e| refused("mount namespace", e))?;
     let view = match ends.link.receive().map_err(|e| Error::call("receive", e))? {
         Some(Received { message: Message::Mounted, fds, .. }) => fds.into_iter().next(),
-        _ => None,
+        Some(_) => None,
+        // The supervisor is dead; of what, the parent tells.
+        None => exit_now(RUNNER_FAILED.into()),
     };
     let view = view.ok_or_else(|| Error::new("the view", "is not mounted"))?;
     let roots = Roots::open(view, &spec.base).map_err(|e| Error::call("mount the view", e))?;

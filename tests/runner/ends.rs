@@ -50,6 +50,8 @@ pub(super) fn the_runner_failing_is_125(p: &Place) {
         assert_eq!(std::fs::read_to_string(p.base.join("note")).unwrap(), "finished");
         std::fs::remove_file(p.base.join("note")).unwrap();
     }
+    let out = p.run(&["--fail=die"], &["true"]);
+    assert_eq!((code(&out), text(&out.stderr).lines().next()), (125, Some("onlay: supervisor: killed by SIGKILL")));
     let out = p.run(&["--workdir=/no/such"], &["true"]);
     assert_eq!(code(&out), 125);
     assert!(text(&out.stderr).starts_with("onlay: change to directory /no/such: No such file"), "{out:?}");
