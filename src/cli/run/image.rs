@@ -162,8 +162,7 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     ended
 }
 
-/// Runs a container here that is gone when its command has ended. Who served it removes what is left of it, and nobody waits
-/// for that.
+/// Runs a container here that is gone when its command has ended. Who served it removes what is left of it.
 fn pass(
     store: &Store,
     container: &Container,
@@ -178,10 +177,9 @@ fn pass(
     };
     let attended = Attended { leaving: Some(Box::new(bury)), ..Attended::default() };
     let ended = start(store, container, args, attended, None, written);
-    if !buried.get() {
-        store.remove_container(container, running)?;
-    }
-    ended
+    let removed = if buried.get() { Ok(()) } else { store.remove_container(container, running) };
+    let code = ended?;
+    Ok(removed.map(|()| code)?)
 }
 
 /// Runs a container that this process has taken; `args` is without the image. Its state tells how it went; `written` is what

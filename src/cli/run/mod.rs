@@ -13,7 +13,6 @@ mod values;
 mod view;
 mod volumes;
 
-use std::cell::Cell;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -75,17 +74,15 @@ fn try_run(args: &Args) -> Result<ExitCode, Error> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut view = View::new(given, args.host, config, base.path());
-    let left = Cell::new(false);
     let mut attended = Attended { cgroup: Cgroup::limited(&spec.resources, base.path()), ..Attended::default() };
     if args.upper.is_none() {
-        // Of what was written nothing is kept, and nobody waits for that.
-        attended.leaving = Some(Box::new(|| left.set(true)));
+        // Of what was written nothing is kept: removed when it has been told how the command ended.
+        attended.leaving = Some(Box::new(|| ()));
     }
     let ended = runner::run_attended(&spec, &mut view, attended);
-    // The supervisor removes it, unless it was killed.
+    // The supervisor has removed it, unless it was killed or could not.
     let path = base.keep();
-    if !left.get()
-        && let Err(e) = std::fs::remove_dir_all(&path)
+    if let Err(e) = std::fs::remove_dir_all(&path)
         && e.kind() != std::io::ErrorKind::NotFound
     {
         log::warn!("{} is left over: {}", path.display(), why(&e));
