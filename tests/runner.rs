@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use nix::sys::signal::Signal;
 use onlay::runner::{
     Limit, LimitName, Mapping, Network, Process, Root, RootError, Seccomp, Source, Spec, Volume, plan, run,
 };
@@ -33,7 +34,13 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         // What cargo test passes on, and filters.
-        _ => cases::all(&args),
+        _ => {
+            // A shell can't trap what was ignored before it, as it is below a shell that was put in the background.
+            for signal in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+                onlay::sys::signal::set_default(signal).unwrap();
+            }
+            cases::all(&args)
+        }
     }
 }
 
