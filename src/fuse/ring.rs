@@ -14,20 +14,28 @@ use crate::vocab::{Errno, Result};
 
 /// Threads for one queue: as many requests of one CPU's callers can take long before another waits for them.
 const THREADS: usize = 4;
-/// From how many bytes on a READ most likely reads ahead of the caller.
-const AHEAD: usize = 128 << 10;
-
 /// Threads for all queues, where that leaves one for each.
 const MAX_THREADS: usize = 64;
+
+/// From how many bytes on a READ most likely reads ahead of the caller.
+const AHEAD: usize = 128 << 10;
 
 /// A thread to be.
 #[derive(Debug)]
 pub(super) struct Server {
     slot: Slot,
     queue: u16,
+    place: Place,
+}
+
+/// Where the thread may be.
+#[derive(Debug)]
+struct Place {
+    /// The queue's CPU.
+    own: usize,
     /// The CPUs that the process may use.
     anywhere: CpuSet,
-    /// The thread may go to all of them, for now, not to the queue's alone.
+    /// It may go to all of them, for now, not to its own alone.
     roams: bool,
 }
 
@@ -40,7 +48,8 @@ pub(super) fn servers() -> std::io::Result<Vec<Server>> {
     let anywhere = sched_getaffinity(None)?;
     let each = (MAX_THREADS / usize::from(queues).max(1)).clamp(1, THREADS);
     let all = (0..queues).flat_map(|queue| std::iter::repeat_n(queue, each));
-    all.map(|queue| Ok(Server { slot: Slot::new(MAX_WRITE as usize)?, queue, anywhere, roams: true })).collect()
+    let place = |queue: u16| Place { own: queue.into(), anywhere, roams: true };
+    all.map(|queue| Ok(Server { slot: Slot::new(MAX_WRITE as usize)?, queue, place: place(queue) })).collect()
 }
 
 /// CPUs that there may ever be: the kernel has a queue for each.
@@ -56,7 +65,7 @@ impl Server {
     /// # Errors
     /// What the ring answers.
     pub(super) fn serve(mut self, device: BorrowedFd<'_>, ops: &Ops) -> Result<()> {
-        self.roam(false);
+        self.place.roam(false);
         let device = device.as_fd();
         // For replies to requests that came with a payload, which is where the reply's goes.
         let mut reply = vec![0; MAX_WRITE as usize];
@@ -67,36 +76,8 @@ impl Server {
                 Err(Errno::NOTCONN | Errno::CONNABORTED | Errno::NODEV) => return Ok(()),
                 Err(e) => return Err(e),
             }
-            self.prepare();
             let (header, payload) = self.answer(ops, &mut reply)?;
             next = self.slot.commit(device, self.queue, &header, payload);
-        }
-    }
-
-    /// Goes where the request is best served, and makes room for it. Woken on the caller's own CPU, a thread costs
-    /// nobody another wake-up; but while data are read ahead or written back, the caller could go on. Such requests come in
-    /// rows, so a thread stays the one way until it meets the other.
-    fn prepare(&mut self) {
-        let (header, arg, size, _) = self.slot.request();
-        let (reads, behind) = Header::parse(header).map_or((0, false), |header| {
-            let request = Request { header, arg, data: b"" };
-            (request.reads(), request.writes_back())
-        });
-        self.slot.expect(size.max(reads));
-        self.roam(reads >= AHEAD || behind);
-    }
-
-    fn roam(&mut self, roams: bool) {
-        // The queue's CPU may be none of ours.
-        let roams = roams || !self.anywhere.is_set(self.queue.into());
-        if self.roams == roams {
-            return;
-        }
-        self.roams = roams;
-        let mut own = CpuSet::new();
-        own.set(self.queue.into());
-        if let Err(e) = sched_setaffinity(None, if roams { &self.anywhere } else { &own }) {
-            log::debug!("not where CPU {} is served best: {e}", self.queue);
         }
     }
 
@@ -104,8 +85,11 @@ impl Server {
         let (header, arg, size, payload) = self.slot.request();
         let header = Header::parse(header)?;
         let arg = op::arg_size(header.opcode).and_then(|n| arg.get(..n)).unwrap_or_default();
+        let request = Request { header, arg, data: b"" };
+        let reads = request.reads();
+        self.place.roam(reads >= AHEAD || request.writes_back());
         let done = if size == 0 {
-            answer(ops, &Request { header, arg, data: b"" }, payload)
+            answer(ops, &request, payload)
         } else {
             let done = answer(ops, &Request { header, arg, data: &payload[..size] }, reply);
             if let Some(Ok(n)) = done {
@@ -113,9 +97,30 @@ impl Server {
             }
             done
         };
+        // More like it are likely to follow.
+        self.slot.expect(size.max(reads));
         let done = done.unwrap_or(Ok(0));
         let mut bytes = [0; OUT_HEADER];
         Out::new(&mut bytes).header(header.unique, done)?;
         Ok((bytes, done.unwrap_or(0)))
+    }
+}
+
+impl Place {
+    /// Whether the thread may roam from now on. Woken on the caller's own CPU, it costs nobody another wake-up; but while
+    /// data are read ahead or written back, the caller could go on. Such requests come in rows, so a thread stays the one
+    /// way until it meets the other.
+    fn roam(&mut self, roams: bool) {
+        // The queue's CPU may be none of ours.
+        let roams = roams || !self.anywhere.is_set(self.own);
+        if self.roams == roams {
+            return;
+        }
+        self.roams = roams;
+        let mut own = CpuSet::new();
+        own.set(self.own);
+        if let Err(e) = sched_setaffinity(None, if roams { &self.anywhere } else { &own }) {
+            log::debug!("not where CPU {} is served best: {e}", self.own);
+        }
     }
 }
