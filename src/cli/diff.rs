@@ -90,10 +90,11 @@ fn in_store(args: &Args, store: &StoreArgs) -> Result<Option<Vec<Change>>, Error
         return Ok(None);
     }
     // Names first: our ids change only if the files of a container are looked at.
-    match store.open()?.container(what) {
+    let opened = store.open()?;
+    match opened.container(what) {
         Ok(_) => {}
         Err(e) if e.kind() == ErrorKind::NotFound && args.what.exists() => return Ok(None),
-        Err(e) if e.kind() == ErrorKind::NotFound && store.open()?.image(what).is_ok() => {
+        Err(e) if e.kind() == ErrorKind::NotFound && opened.image(what).is_ok() => {
             return Err(Error::new(format!("{what} is an image, and nothing to compare it with was named"))
                 .hint(format!("onlay diff OTHER..{what}")));
         }
