@@ -343,7 +343,8 @@ impl Object {
 
     /// The UUID of the file system, asked once for each mount; zeros where it has none, as kernel overlayfs writes then.
     fn uuid(&self, mount: i32) -> [u8; 16] {
-        static KNOWN: std::sync::LazyLock<DashMap<i32, [u8; 16]>> = std::sync::LazyLock::new(DashMap::new);
+        static KNOWN: std::sync::LazyLock<DashMap<i32, [u8; 16]>> =
+            std::sync::LazyLock::new(|| DashMap::with_shard_amount(2));
         let ask = || self.reopen().and_then(|fd| sys::handle_at::fs_uuid(fd.as_fd())).unwrap_or([0; 16]);
         KNOWN.get(&mount).map(|uuid| *uuid).unwrap_or_else(|| *KNOWN.entry(mount).or_insert_with(ask))
     }

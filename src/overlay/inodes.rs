@@ -104,7 +104,7 @@ impl Default for Inodes {
         Self {
             unmarked: false,
             range: (0, 0),
-            by_key: DashMap::default(),
+            by_key: DashMap::with_shard_amount(SHARDS),
             by_ino: (0..SHARDS).map(|_| Mutex::default()).collect(),
             systems: RwLock::default(),
             dynamic: AtomicU64::default(),

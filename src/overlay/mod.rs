@@ -35,6 +35,7 @@
 
 mod attr;
 mod beside;
+mod cache;
 mod changes;
 mod copy_up;
 mod create;

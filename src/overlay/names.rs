@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Overlay;
+use super::cache::weighted;
 use super::stack::LowerDir;
 use crate::layer::Handle;
 use crate::vocab::dialect::AUFS_PREFIX;
@@ -50,7 +51,7 @@ impl quick_cache::Weighter<u64, Arc<Names>> for ByCount {
 
 /// A cache of names, by [`LowerDir::id`].
 pub(super) fn cache() -> quick_cache::sync::Cache<u64, Arc<Names>, ByCount> {
-    quick_cache::sync::Cache::with_weighter(1024, MAX_NAMES, ByCount)
+    weighted(1024, MAX_NAMES, ByCount)
 }
 
 impl Overlay {

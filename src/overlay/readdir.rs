@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+use super::cache::weighted;
 use super::node::Node;
 use super::stack::{LowerDir, Marks};
 use super::{Attr, Entry, Overlay};
@@ -18,7 +19,7 @@ use crate::vocab::{Errno, Kind, Result};
 const DOT: u64 = 1;
 const DOT_DOT: u64 = 2;
 
-/// Entries kept in all listings together: more than that in one directory would be read anew for each request.
+/// Entries kept in all listings together: more than a quarter of that in one directory would be read anew for each request.
 const MAX_ENTRIES: u64 = 1 << 20;
 
 /// With more than this kept, what was read to its end and has not been changed is let go: the kernel has it.
@@ -48,7 +49,7 @@ impl quick_cache::Weighter<u64, Arc<Listing>> for BySize {
 
 /// A cache of listings.
 pub(super) fn cache() -> quick_cache::sync::Cache<u64, Arc<Listing>, BySize> {
-    quick_cache::sync::Cache::with_weighter(4096, MAX_ENTRIES, BySize)
+    weighted(4096, MAX_ENTRIES, BySize)
 }
 
 impl Overlay {

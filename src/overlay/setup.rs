@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use super::cache::weighted;
 use super::node::{Below, Node, State, Upper as UpperObject, UpperAt};
 use super::stack::{Layer, LowerAt, LowerDir, new_id};
 use super::whiteout::{Plain, mark_plain, was_plain};
@@ -106,8 +107,8 @@ impl Overlay {
             prefix,
             inodes,
             root,
-            dirs: quick_cache::sync::Cache::new(open),
-            files: quick_cache::sync::Cache::new(open),
+            dirs: weighted(open, open as u64, quick_cache::UnitWeighter),
+            files: weighted(open, open as u64, quick_cache::UnitWeighter),
             listings: readdir::cache(),
             names: super::names::cache(),
             hasher: std::hash::RandomState::new(),
