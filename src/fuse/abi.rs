@@ -56,6 +56,31 @@ pub(super) mod op {
     pub(in crate::fuse) const TMPFILE: u32 = 51;
     pub(in crate::fuse) const STATX: u32 = 52;
 
+    /// Whether nothing is copied up or written for it; as little is for what we do not know.
+    pub(in crate::fuse) fn only_looks(opcode: u32) -> bool {
+        !matches!(
+            opcode,
+            SETATTR
+                | SYMLINK
+                | MKNOD
+                | MKDIR
+                | UNLINK
+                | RMDIR
+                | RENAME
+                | RENAME2
+                | LINK
+                | WRITE
+                | FSYNC
+                | FSYNCDIR
+                | SETXATTR
+                | REMOVEXATTR
+                | IOCTL
+                | FALLOCATE
+                | COPY_FILE_RANGE
+                | TMPFILE
+        )
+    }
+
     /// Size of the struct that a request begins with, behind its header; `None` for what we do not know.
     pub(in crate::fuse) fn arg_size(opcode: u32) -> Option<usize> {
         Some(match opcode {

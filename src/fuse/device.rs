@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::abi::{Header, OUT_HEADER, Out, Request};
+use super::abi::{Header, OUT_HEADER, Out, Request, op};
 use super::handshake::MAX_REQUEST;
 use super::ops::{MAX_WRITE, Ops};
 use super::wire::answer;
@@ -28,8 +28,8 @@ pub(super) enum Received {
 /// What a thread is about to do.
 #[derive(Clone, Copy)]
 pub(super) enum Turn {
-    /// Answer a request.
-    Busy,
+    /// Answer a request, which may take a while or [only looks](op::only_looks).
+    Busy { looks: bool },
     /// Wait for the next one.
     Waits,
 }
@@ -109,7 +109,8 @@ pub(super) fn serve(device: BorrowedFd<'_>, ops: &Ops, replies: &Replies, tell: 
             Received::Request(n) => n,
             Received::End => return Ok(()),
         };
-        tell(Turn::Busy);
+        let looks = |opcode| op::only_looks(opcode) && !(opcode == op::OPEN && ops.answers_open());
+        tell(Turn::Busy { looks: Header::parse(&requests[..n]).is_ok_and(|header| looks(header.opcode)) });
         match replies.take() {
             Ok(mut reply) => {
                 respond(device, ops, &requests[..n], &mut reply)?;

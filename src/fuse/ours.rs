@@ -34,6 +34,9 @@ pub(super) struct Ours {
     hindered: Option<String>,
 }
 
+/// So many requests are what one small program takes to start.
+const EARLY: usize = 64;
+
 impl Ours {
     /// Answers the kernel's first request.
     ///
@@ -86,6 +89,7 @@ impl Ours {
             most: readers,
             there: AtomicUsize::new(1),
             waiting: AtomicUsize::new(1),
+            early: AtomicUsize::new(0),
             threads: Mutex::default(),
             replies: Replies::default(),
         });
@@ -105,7 +109,8 @@ impl Ours {
 }
 
 /// The threads that read the device. One more is started when the last one that waits for a request gets one: most mounts
-/// never need all of them, and a short-lived one pays for each.
+/// never need all of them, and a short-lived one pays for each. The first few that only look around, as who starts one
+/// program does, wait for each other.
 struct Crew {
     ops: Arc<Ops>,
     device: Arc<OwnedFd>,
@@ -115,6 +120,8 @@ struct Crew {
     there: AtomicUsize,
     /// Those that wait for a request; not counted any more when all are there.
     waiting: AtomicUsize,
+    /// Requests for which no thread was started.
+    early: AtomicUsize,
     threads: Mutex<Vec<JoinHandle<Result<()>>>>,
     replies: Replies,
 }
@@ -122,7 +129,7 @@ struct Crew {
 impl Crew {
     fn serve(self: &Arc<Self>, device: &OwnedFd) -> Result<()> {
         device::serve(device.as_fd(), &self.ops, &self.replies, &mut |now| match now {
-            Turn::Busy => self.busy(),
+            Turn::Busy { looks } => self.busy(looks),
             Turn::Waits => self.waits(),
         })
     }
@@ -137,8 +144,11 @@ impl Crew {
         }
     }
 
-    fn busy(self: &Arc<Self>) {
+    fn busy(self: &Arc<Self>, looks: bool) {
         if self.is_complete() || self.waiting.fetch_sub(1, Ordering::Relaxed) > 1 {
+            return;
+        }
+        if looks && self.early.fetch_add(1, Ordering::Relaxed) < EARLY {
             return;
         }
         let number = self.there.fetch_add(1, Ordering::Relaxed);

@@ -8,6 +8,8 @@ const HUGE: usize = 2 << 20;
 
 /// From how many bytes on a huge page is worth having; below, a request touches a few small ones.
 const BIG: usize = 128 << 10;
+/// From how many bytes on its pages are had at once.
+const SOME: usize = 16 << 10;
 /// After so many of them: a program that is started has a few, too.
 const MANY: u8 = 16;
 
@@ -20,6 +22,8 @@ pub struct Buffer {
     len: usize,
     /// Big requests so far.
     big: u8,
+    /// So much of it is in memory.
+    touched: usize,
 }
 
 impl Buffer {
@@ -30,23 +34,33 @@ impl Buffer {
     pub fn new(len: usize) -> io::Result<Self> {
         // Mappings of whole huge pages begin at one (Linux 6.7).
         let map = memmap2::MmapMut::map_anon(len.next_multiple_of(HUGE))?;
-        Ok(Self { map, len, big: 0 })
+        Ok(Self { map, len, big: 0, touched: 0 })
     }
 
     /// `n` bytes are about to come or go.
     pub fn expect(&mut self, n: usize) {
-        if n < BIG || self.big == MANY {
+        if n < SOME || self.big == MANY {
             return;
         }
-        self.big += 1;
-        if self.big < MANY {
-            return;
+        if n > self.touched && n <= self.len {
+            // One by one, as they are written to, costs more than twice as much.
+            self.advise(n, libc::MADV_POPULATE_WRITE);
+            self.touched = n;
         }
-        // SAFETY: the range is that of our own anonymous mapping; its bytes stay what they are
-        // (madvise(2), MADV_COLLAPSE, Linux 6.1).
-        let r = unsafe { libc::madvise(self.map.as_mut_ptr().cast(), self.map.len(), libc::MADV_COLLAPSE) };
+        if n >= BIG {
+            self.big += 1;
+            if self.big == MANY {
+                self.advise(self.map.len(), libc::MADV_COLLAPSE);
+            }
+        }
+    }
+
+    /// madvise(2) with one that changes no byte, of the first `n`: `MADV_POPULATE_WRITE` (Linux 5.14), `MADV_COLLAPSE` (6.1).
+    fn advise(&mut self, n: usize, advice: libc::c_int) {
+        // SAFETY: the range begins our own anonymous mapping, which is longer; its bytes stay what they are.
+        let r = unsafe { libc::madvise(self.map.as_mut_ptr().cast(), n, advice) };
         if r != 0 {
-            log::debug!("no huge pages: {}", super::last_errno());
+            log::debug!("madvise {advice}: {}", super::last_errno());
         }
     }
 }

@@ -220,7 +220,7 @@ fn present_xattrs(cx: &mut Ctx) -> Result<()> {
 fn readahead(cx: &mut Ctx) -> Result<()> {
     cx.lower()?.file("f", vec![7; 4 << 20])?;
     let mut reads = Vec::new();
-    for (options, says) in [("readahead=off", "128 KiB"), ("readahead=512", "512 KiB"), ("readahead=auto", "1024 KiB")] {
+    for (options, says) in [("readahead=off", "128 KiB"), ("readahead=512", "512 KiB"), ("readahead=auto", "384 KiB")] {
         let said = mount(cx, options)?;
         holds!(said.contains(&format!("readahead: {says}")), "{options}: {said}");
         umount(cx)?;
