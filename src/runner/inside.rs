@@ -2,9 +2,11 @@
 //! root and without magic links (openat2(2)), and mounted on by descriptor: a symbolic link of the image's leads
 //! nowhere but into the image.
 
+use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::rc::Rc;
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -17,13 +19,19 @@ use rustix::process::{Gid, Uid, fchdir, pivot_root};
 use super::plan::{RESOLVER, Step};
 use super::volume::make_target;
 use super::{Error, users};
-use crate::sys::mount::make_read_only;
+use crate::sys::mount::{make_read_only, set_attributes};
 
 /// The two roots, while both are there.
 pub(super) struct Roots {
     view: OwnedFd,
     machine: OwnedFd,
+    /// An empty directory, mounted over the first that was masked.
+    cover: OnceCell<OwnedFd>,
+    /// The fresh `/dev`: nothing in it is the image's.
+    dev: OnceCell<Rc<OwnedFd>>,
 }
+
+const DEV: &str = "/dev";
 
 /// Why a step failed, and what may help.
 #[derive(Debug)]
@@ -66,7 +74,7 @@ impl Roots {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let machine = rustix::fs::open("/", flags, Mode::empty())?;
         move_mount(&view, "", CWD, on, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
-        Ok(Self { view, machine })
+        Ok(Self { view, machine, cover: OnceCell::new(), dev: OnceCell::new() })
     }
 
     /// pivot_root(2) onto the view, and umount2(2) of the machine's root. Returns the view's.
@@ -102,7 +110,12 @@ impl Roots {
             Step::MountSys { fresh } => self.mount_sys(*fresh),
             Step::MountTmpfs { path, mode, size } => {
                 let nodev = MountAttrFlags::MOUNT_ATTR_NODEV;
-                self.attach(&filesystem("tmpfs", &[("mode", mode), ("size", size)], nodev)?, path)
+                self.attach(&filesystem("tmpfs", &[("mode", mode), ("size", size)], nodev)?, path)?;
+                if path == Path::new(DEV) {
+                    let dev = Rc::new(self.find(path)?);
+                    self.dev.get_or_init(|| dev);
+                }
+                Ok(())
             }
             Step::MountDevpts { gid } => self.mount_devpts(*gid),
             Step::MountMqueue => {
@@ -123,6 +136,7 @@ impl Roots {
             }
             Step::Volume(volume) => volume.mount(&self.machine, &self.view),
             Step::MakeWorkdir { path, user } => self.make_workdir(path, user.as_deref()),
+            Step::IgnoreSetId => Ok(set_attributes(self.view.as_fd(), MountAttrFlags::MOUNT_ATTR_NOSUID, false)?),
             Step::SealView => Ok(make_read_only(self.view.as_fd(), false)?),
             _ => Err(Errno::NOTSUP.into()),
         }
@@ -130,6 +144,16 @@ impl Roots {
 
     fn find(&self, path: &Path) -> Result<OwnedFd, Errno> {
         resolve(&self.view, path, OFlags::PATH, Mode::empty())
+    }
+
+    /// The directory that `path` is in, and its name there.
+    fn place<'p>(&self, path: &'p Path) -> Result<(Rc<OwnedFd>, &'p OsStr), Errno> {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::INVAL) };
+        let parent = match self.dev.get() {
+            Some(dev) if parent == Path::new(DEV) => dev.clone(),
+            _ => Rc::new(self.find(parent)?),
+        };
+        Ok((parent, name))
     }
 
     fn attach(&self, mount: &OwnedFd, path: &Path) -> Done {
@@ -144,9 +168,8 @@ impl Roots {
             Err(Errno::NOENT) => {}
             Err(e) => return Err(e.into()),
         }
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
-        let parent = self.find(parent)?;
-        rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)).map_err(|e| match e {
+        let (parent, name) = self.place(path)?;
+        rustix::fs::mkdirat(&*parent, name, Mode::from_raw_mode(0o755)).map_err(|e| match e {
             Errno::ROFS | Errno::ACCESS | Errno::PERM => Failure::from(e).hinted(hint),
             Errno::EXIST => Failure::from(e).hinted("the image has a symbolic link there that leads nowhere"),
             e => e.into(),
@@ -166,8 +189,8 @@ impl Roots {
     }
 
     fn link(&self, path: &Path, target: &str) -> Done {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::INVAL.into()) };
-        Ok(rustix::fs::symlinkat(target, self.find(parent)?, name)?)
+        let (parent, name) = self.place(path)?;
+        Ok(rustix::fs::symlinkat(target, &*parent, name)?)
     }
 
     fn mount_sys(&self, fresh: bool) -> Done {
@@ -201,10 +224,11 @@ impl Roots {
 
     fn bind_device(&self, name: &str) -> Done {
         let device = clone_of(&self.machine, &format!("dev/{name}"), false)?;
-        let path = Path::new("/dev").join(name);
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
-        resolve(&self.view, &path, flags, Mode::from_raw_mode(0o666))?;
-        self.attach(&device, &path)
+        let path = Path::new(DEV).join(name);
+        let (dev, name) = self.place(&path)?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+        let place = rustix::fs::openat(&*dev, name, flags, Mode::from_raw_mode(0o666))?;
+        Ok(attach_to(&device, &place)?)
     }
 
     fn mask(&self, path: &Path) -> Done {
@@ -214,7 +238,17 @@ impl Roots {
         };
         let cover = if file_type(&target)? == FileType::Directory {
             let strict = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-            filesystem("tmpfs", &[("mode", "555"), ("size", "4k")], strict | MountAttrFlags::MOUNT_ATTR_RDONLY)?
+            // One for all: a file system of its own takes longer to make and to take away than all else here.
+            match self.cover.get() {
+                Some(cover) => copy_of_mount(cover)?,
+                None => {
+                    let size = [("mode", "555"), ("size", "4k")];
+                    let cover = filesystem("tmpfs", &size, strict | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
+                    attach_to(&cover, &target)?;
+                    self.cover.get_or_init(|| cover);
+                    return Ok(());
+                }
+            }
         } else {
             clone_of(&self.machine, "dev/null", false)?
         };
@@ -325,6 +359,12 @@ fn clone_of(root: &OwnedFd, path: &str, recursive: bool) -> Result<OwnedFd, Errn
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
     flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
     open_tree(&source, "", flags)
+}
+
+/// A bind mount of a mount that has a place (older kernels take no other), not attached anywhere yet.
+fn copy_of_mount(mount: &OwnedFd) -> Result<OwnedFd, Errno> {
+    let tree = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(mount, "", tree | OpenTreeFlags::AT_EMPTY_PATH)
 }
 
 pub(super) fn attach_to(mount: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use nix::unistd::{Pid, User, getegid, geteuid};
 
@@ -104,8 +104,10 @@ impl Mapping {
     pub(super) fn write(&self, pid: Pid) -> Result<(), Error> {
         match self.writer {
             Writer::Tools => {
-                tool("newuidmap", pid, &self.uids, "/etc/subuid")?;
-                tool("newgidmap", pid, &self.gids, "/etc/subgid")
+                // Side by side: neither needs the other's.
+                let uids = Tool::start("newuidmap", pid, &self.uids, "/etc/subuid")?;
+                let gids = Tool::start("newgidmap", pid, &self.gids, "/etc/subgid");
+                uids.finish().and(gids?.finish())
             }
             Writer::Single => {
                 write_proc(pid, "setgroups", "deny")?;
@@ -170,27 +172,43 @@ fn granted(text: &str, name: Option<&str>, uid: u32) -> Vec<Range> {
     ranges
 }
 
-fn tool(program: &str, pid: Pid, ranges: &[Range], grants: &str) -> Result<(), Error> {
-    let mut command = Command::new(program);
-    command.arg(pid.to_string()).stdin(Stdio::null()).stdout(Stdio::null());
-    for r in ranges {
-        command.args([r.inside.to_string(), r.outside.to_string(), r.count.to_string()]);
+/// One of the programs that write maps, which runs.
+struct Tool {
+    program: &'static str,
+    /// The file that tells it what is allowed.
+    grants: &'static str,
+    child: Child,
+}
+
+impl Tool {
+    fn start(program: &'static str, pid: Pid, ranges: &[Range], grants: &'static str) -> Result<Self, Error> {
+        let mut command = Command::new(program);
+        command.arg(pid.to_string()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        for r in ranges {
+            command.args([r.inside.to_string(), r.outside.to_string(), r.count.to_string()]);
+        }
+        let child = command
+            .spawn()
+            .map_err(|e| Error::new(program, e).hinted("install the uidmap package (newuidmap and newgidmap)"))?;
+        Ok(Self { program, grants, child })
     }
-    let out = command
-        .output()
-        .map_err(|e| Error::new(program, e).hinted("install the uidmap package (newuidmap and newgidmap)"))?;
-    if out.status.success() {
-        return Ok(());
+
+    fn finish(self) -> Result<(), Error> {
+        let Self { program, grants, child } = self;
+        let out = child.wait_with_output().map_err(|e| Error::new(program, e))?;
+        if out.status.success() {
+            return Ok(());
+        }
+        let words = String::from_utf8_lossy(&out.stderr);
+        let said = words.trim().strip_prefix(program).map_or(words.trim(), |s| s.trim_start_matches([':', ' ']));
+        // Which a seccomp filter around us wants, say.
+        let hint = if nix::sys::prctl::get_no_new_privs().unwrap_or(false) {
+            format!("no_new_privs is set here, so that {program} gains no rights: run it outside of this sandbox")
+        } else {
+            format!("look at {grants}, and that {program} is set-user-id root (or has its file capability)")
+        };
+        Err(Error::new(program, if said.is_empty() { out.status.to_string() } else { said.to_owned() }).hinted(hint))
     }
-    let words = String::from_utf8_lossy(&out.stderr);
-    let said = words.trim().strip_prefix(program).map_or(words.trim(), |s| s.trim_start_matches([':', ' ']));
-    // Which a seccomp filter around us wants, say.
-    let hint = if nix::sys::prctl::get_no_new_privs().unwrap_or(false) {
-        format!("no_new_privs is set here, so that {program} gains no rights: run it outside of this sandbox")
-    } else {
-        format!("look at {grants}, and that {program} is set-user-id root (or has its file capability)")
-    };
-    Err(Error::new(program, if said.is_empty() { out.status.to_string() } else { said.to_owned() }).hinted(hint))
 }
 
 fn lines(ranges: &[Range]) -> String {

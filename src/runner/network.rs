@@ -80,8 +80,7 @@ fn package(network: Network) -> (&'static str, &'static str) {
 /// Whether the program of this network is installed.
 pub(super) fn check(network: Network) -> Result<(), Error> {
     let (program, package) = package(network);
-    let found = find(program).is_some();
-    if found || matches!(network, Network::Host | Network::None) {
+    if matches!(network, Network::Host | Network::None) || find(program).is_some() {
         return Ok(());
     }
     Err(Error::new(format_args!("network {program}"), "the program is not installed")

@@ -83,6 +83,8 @@ pub enum Step {
         /// As in [`Process::user`].
         user: Option<String>,
     },
+    /// The view becomes nosuid: what no_new_privs forbids anyway, the kernel then need not ask about each program's file.
+    IgnoreSetId,
     /// The view itself becomes read-only, with what is mounted in it left as it is.
     SealView,
     /// seccomp_unotify(2): chown(2) to ids that are not there comes to the supervisor.
@@ -210,6 +212,9 @@ fn steps(spec: &Spec) -> Vec<Step> {
         steps.push(Step::MakeWorkdir { path, user: spec.process.user.clone() });
     }
     steps.extend(spec.mask.iter().chain(&spec.hide).cloned().map(Step::Mask));
+    if spec.process.no_new_privs {
+        steps.push(Step::IgnoreSetId);
+    }
     if spec.read_only {
         steps.push(Step::SealView);
     }
@@ -315,6 +320,7 @@ impl fmt::Display for Step {
             Self::MakeWorkdir { path, .. } => write!(f, "make working directory {}", show(path)),
             Self::HandOverChown => write!(f, "hand chown to ids that are not there over to the view"),
             Self::ExecuteInside => write!(f, "execute nothing but what is in the view"),
+            Self::IgnoreSetId => write!(f, "make the view nosuid"),
             Self::SealView => write!(f, "make the view read-only"),
             Self::Limit(Limit { name, soft, hard }) => {
                 let show = |n: &Option<u64>| n.map_or("unlimited".to_owned(), |n| n.to_string());

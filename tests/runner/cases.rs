@@ -68,6 +68,7 @@ const CASES: &[Case] = &[
     ("volumes_stay_inside", escape::volumes_stay_inside),
     ("users_are_the_views", flags::users_are_the_views),
     ("volumes_are_shown", flags::volumes_are_shown),
+    ("set_id_bits_of_the_view_are_not_looked_at", flags::set_id_bits_of_the_view_are_not_looked_at),
     ("a_read_only_view", flags::a_read_only_view),
     ("limits_hold", flags::limits_hold),
     ("no_input_unless_asked", flags::no_input_unless_asked),

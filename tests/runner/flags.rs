@@ -41,6 +41,11 @@ pub(super) fn volumes_are_shown(p: &Place) {
     assert_eq!(p.sh(&["--tmpfs=/tmp"], "echo x > /tmp/y; cat /tmp/y; grep -c ' /tmp tmpfs' /proc/mounts"), "x\n1");
 }
 
+pub(super) fn set_id_bits_of_the_view_are_not_looked_at(p: &Place) {
+    let options = "cut -d' ' -f2,4 /proc/mounts | grep '^/ '";
+    assert!(p.sh(&[], options).contains("nosuid"));
+}
+
 pub(super) fn a_read_only_view(p: &Place) {
     let script = "{ touch /tmp/x; } 2>/dev/null && echo written; echo y > /dev/shm/y && cat /dev/shm/y; \
                   echo z > /secret/z && cat /secret/z";

@@ -57,6 +57,9 @@ fn without_no_new_privs_the_filter_comes_while_it_may() {
     assert!(at(Step::LimitBounding(KEPT_CAPABILITIES)) < at(Step::SetUser("web".into())));
     assert!(at(Step::SetUser("web".into())) < at(Step::LimitCapabilities(KEPT_CAPABILITIES)));
     assert!(!entry.contains(&Step::NoNewPrivs));
+    let may = |process| plan(&Spec::new(process, Mapping::of_caller().unwrap(), "/base".into()));
+    assert!(!may(process).steps().contains(&Step::IgnoreSetId));
+    assert!(may(Process::new(vec!["true".into()])).steps().contains(&Step::IgnoreSetId));
 }
 
 #[test]

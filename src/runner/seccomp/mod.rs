@@ -103,25 +103,25 @@ pub(super) fn chown_program() -> Result<BpfProgram, Error> {
 fn default_programs(capabilities: CapabilitySet) -> Result<Programs, Error> {
     let refused = vec![statement(RETURN, REFUSED)];
     let mut spans: Vec<(u32, Leaf)> = Vec::new();
-    let mut span = |start: u32, leaf: &Leaf| {
-        if spans.last().is_none_or(|(_, before)| before != leaf) {
-            spans.push((start, leaf.clone()));
+    let mut span = |start: u32, leaf: Leaf| {
+        if spans.last().is_none_or(|(_, before)| *before != leaf) {
+            spans.push((start, leaf));
         }
     };
     let mut next = 0;
     for (number, leaf) in default_calls(capabilities) {
         if next < number {
-            span(next, &refused);
+            span(next, refused.clone());
         }
-        span(number, &leaf);
         next = number + 1;
+        span(number, leaf);
     }
     let newer = number_of(syscalls::newest()) + 1;
     if next < newer {
-        span(next, &refused);
+        span(next, refused);
     }
     // Those of the x32 ABI, too: they have bit 30 set.
-    span(newer, &vec![statement(RETURN, ABSENT)]);
+    span(newer, vec![statement(RETURN, ABSENT)]);
     Ok(vec![tree::program(audit_architecture()?, &spans)])
 }
 
