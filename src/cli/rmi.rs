@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use super::error::Error;
 use super::output::print;
 use super::store::StoreArgs;
-use crate::store::{Store, familiar_name};
+use crate::store::{self, Store, familiar_name, parse_name};
 use crate::vocab::digest::short;
 
 /// Remove names of images; with its last name an image goes
@@ -46,7 +46,10 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
 }
 
 fn remove(store: &Store, name: &str, force: bool) -> Result<String, Error> {
-    let found = store.image(name)?;
+    let found = match store.image(name) {
+        Ok(found) => found,
+        Err(e) => return forget_broken(store, name, e),
+    };
     let image = found.image;
     let names = store.images()?.into_iter().find(|(other, _)| *other == image).map(|(_, n)| n).unwrap_or_default();
     let last = names.len() <= 1;
@@ -73,4 +76,15 @@ fn remove(store: &Store, name: &str, force: bool) -> Result<String, Error> {
     store.forget_image(image.digest(), &names)?;
     let untagged: String = names.iter().map(|name| format!("Untagged: {}\n", familiar_name(name))).collect();
     Ok(format!("{untagged}Deleted: {}\n", image.id()))
+}
+
+/// An image that can't be read can still lose its name.
+fn forget_broken(store: &Store, name: &str, why: store::Error) -> Result<String, Error> {
+    match parse_name(name) {
+        Ok(reference) if store.remove_name(&reference).is_ok() => {
+            log::warn!("{why}");
+            Ok(format!("Untagged: {}\n", familiar_name(&reference)))
+        }
+        _ => Err(why.into()),
+    }
 }

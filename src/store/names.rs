@@ -189,22 +189,23 @@ impl Store {
     /// # Errors
     /// There is none, or several.
     pub fn image(&self, name: &str) -> Result<Found> {
-        let images = self.images()?;
+        // A name is looked up without reading all images.
         if let Ok(reference) = parse_name(name) {
-            let wanted = reference.whole();
-            if let Some((image, _)) = images.iter().find(|(_, names)| names.iter().any(|n| n.whole() == wanted)) {
-                return Ok(Found { image: image.clone(), reference: Some(reference) });
+            let (wanted, known) = (reference.whole(), self.known()?);
+            if let Some((manifest, _)) = known.iter().find(|(_, names)| names.iter().any(|n| n.whole() == wanted)) {
+                return Ok(Found { image: self.read_image(manifest)?, reference: Some(reference) });
             }
             if let Some(digest) = reference.digest()
-                && let Some((image, _)) = images.iter().find(|(i, _)| i.digest().as_ref() == digest)
+                && let Some((manifest, _)) = known.iter().find(|(manifest, _)| manifest.as_ref() == digest)
             {
-                return Ok(Found { image: image.clone(), reference: None });
+                return Ok(Found { image: self.read_image(manifest)?, reference: None });
             }
         }
         let hex = name.strip_prefix("sha256:").unwrap_or(name);
         if hex.is_empty() || !hex.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err(no_image(name));
         }
+        let images = self.images()?;
         let mut found: Vec<&Image> =
             images.iter().map(|(i, _)| i).filter(|i| i.id().digest().starts_with(hex)).collect();
         if found.is_empty() {
