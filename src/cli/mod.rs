@@ -154,7 +154,12 @@ enum RunVerb {
 
 /// Parses a command line. What is wrong with it, and help, is told as of one of all verbs.
 fn parse(args: &[OsString]) -> Result<Onlay, clap::Error> {
-    if args.get(1).is_some_and(|verb| verb == "run")
+    let verb = match args {
+        [_, root, _, verb, ..] if root == "--root" => Some(verb),
+        [_, verb, ..] => Some(verb),
+        _ => None,
+    };
+    if verb.is_some_and(|verb| verb == "run")
         && let Ok(OnlayRun { store, verb: RunVerb::Run(args) }) = OnlayRun::try_parse_from(args)
     {
         return Ok(Onlay { store, verb: Verb::Run(args) });

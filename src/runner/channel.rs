@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::PassCred;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, recvmsg, sendmsg,
-    setsockopt, shutdown, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recv, recvmsg, sendmsg,
+    setsockopt, socketpair,
 };
 use nix::unistd::Pid;
 
@@ -118,16 +118,10 @@ impl Channel {
         }
     }
 
-    /// Says and hears nothing any more.
-    pub(super) fn hang_up(&self) {
-        if let Err(e) = shutdown(self.0.as_raw_fd(), Shutdown::Both) {
-            log::debug!("shutdown: {e}");
-        }
-    }
-
     /// The next message; `None` when the other end is closed.
     pub(super) fn receive(&self) -> Result<Option<Received>, Errno> {
-        let mut buf = vec![0; MAX_PACKET];
+        // Only as much as has come: most packets are two bytes long.
+        let mut buf = vec![0; self.next_len()?];
         let mut space = nix::cmsg_space!(libc::ucred, [RawFd; MAX_FDS]);
         let (len, sender, fds) = loop {
             let mut iov = [IoSliceMut::new(&mut buf)];
@@ -152,6 +146,17 @@ impl Channel {
             return Ok(None);
         }
         Ok(Some(Received { message: decode(&buf[..len]).ok_or(Errno::EBADMSG)?, sender, fds }))
+    }
+
+    /// The length of the next packet, once it is there; 0 when the other end is closed.
+    fn next_len(&self) -> Result<usize, Errno> {
+        loop {
+            match recv(self.0.as_raw_fd(), &mut [], MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::ECONNRESET) => return Ok(0),
+                len => return len,
+            }
+        }
     }
 }
 

@@ -30,8 +30,6 @@ pub(super) struct Origin {
     pub(super) umask: Mode,
     pub(super) terminal: Terminal,
     pub(super) own: Option<Own>,
-    /// The parent wants the exit code before the view is finished.
-    pub(super) leaves: bool,
 }
 
 /// A program that is a function of ours: words in, exit code out. It is called in a process of its own inside, confined as
@@ -66,9 +64,6 @@ pub struct Attended<'a> {
     pub left: Option<Box<dyn FnOnce(Pid) + 'a>>,
     /// Called once the command is executed.
     pub running: Option<Box<dyn FnOnce() + 'a>>,
-    /// Called when everything inside has ended, before the view is [finished](Root::finish); how that goes, nobody is told.
-    /// For a view of which nothing is kept.
-    pub leaving: Option<Box<dyn FnOnce() + 'a>>,
 }
 
 /// Runs the command of `spec` with `root` as its root, and returns its exit code (128+n if signal n ended it) once
@@ -122,8 +117,7 @@ fn run_once(spec: &Spec, root: &mut dyn Root, attended: &mut Attended<'_>) -> Re
     let result = match forked {
         Ok(Fork::Child) => {
             drop((ours, attached));
-            let (mask, umask, leaves) = (signals.before(), umask_for(spec), attended.leaving.is_some());
-            let origin = Origin { mask, umask, terminal, own: attended.own, leaves };
+            let origin = Origin { mask: signals.before(), umask: umask_for(spec), terminal, own: attended.own };
             end_with(|| supervisor::live(spec, &plan, root, &theirs, &origin))
         }
         Ok(Fork::Parent(supervisor)) => {
@@ -278,14 +272,7 @@ fn watch(
             }
             Message::Warning(text) => log::warn!("{text}"),
             Message::Failed(e) => failure = failure.or(Some(e)),
-            Message::Ended(code) => {
-                outcome = Some(code);
-                if let Some(leave) = attended.leaving.take() {
-                    leave();
-                    channel.hang_up();
-                    break;
-                }
-            }
+            Message::Ended(code) => outcome = Some(code),
             Message::Running => {
                 if let Some(running) = attended.running.take() {
                     running();

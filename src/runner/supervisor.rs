@@ -53,12 +53,6 @@ fn new_namespaces(channel: &Channel) -> Result<(), Error> {
 
 fn lifetime(spec: &Spec, plan: &Plan, root: &mut dyn Root, channel: &Channel, origin: &Origin) -> Result<u8, Error> {
     let ended = around_init(spec, plan, root, channel, origin);
-    if let (Ok(code), true) = (&ended, origin.leaves)
-        && channel.send(&Message::Ended(*code))
-    {
-        // What is to be removed may not be where it is found before the parent has put it there.
-        while let Ok(Some(_)) = channel.receive() {}
-    }
     let finished = root.finish().map_err(Error::of_root);
     ended.and_then(|code| finished.map(|()| code))
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::image::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::files::{random_id, read_json, rename_new, to_json};
+use super::files::{Draft, overwrite, random_id, read_json, rename_new, to_json};
 use super::lock::{open, try_lock};
 use super::{Error, ErrorKind, Result, Store};
 use crate::vocab::dialect::{IMPLIED, Prefix};
@@ -24,6 +24,9 @@ use crate::vocab::dialect::{IMPLIED, Prefix};
 /// The lock of one that is thrown away: the name is there before anything else of the container is seen.
 pub(super) const THROW_AWAY: &str = "throw-away";
 const LOCK: &str = "lock";
+pub(super) const RECORD: &str = "record.json";
+pub(super) const UPPER: &str = "upper";
+pub(super) const WORK: &str = "work";
 
 /// Where the lock of the container in `dir` is.
 pub(super) fn lock_in(dir: &Path) -> PathBuf {
@@ -157,12 +160,12 @@ pub struct Running(#[expect(dead_code, reason = "held, never read")] File);
 impl Container {
     /// The writable layer.
     pub fn upper(&self) -> PathBuf {
-        self.dir.join("upper")
+        self.dir.join(UPPER)
     }
 
     /// Its work directory.
     pub fn work(&self) -> PathBuf {
-        self.dir.join("work")
+        self.dir.join(WORK)
     }
 
     /// Its directory: for a log, and what else a run needs to keep.
@@ -214,7 +217,7 @@ impl Container {
         for _ in 0..LOOKS {
             if try_lock(&file, &path)? {
                 // Removed between being found and being locked.
-                if !self.dir.join("record.json").exists() {
+                if !self.dir.join(RECORD).exists() {
                     return Err(no_container(&self.record.name));
                 }
                 return Ok(Running(file));
@@ -251,17 +254,19 @@ impl Store {
             process: new.process,
             begun: Some(new.state.clone()).filter(|state| state.remove),
         };
-        let temp = self.temp_dir()?;
-        let at = |name: &str| temp.path().join(name);
-        for dir in ["upper", "work"] {
-            fs::create_dir(at(dir)).map_err(Error::at("make", &at(dir)))?;
-        }
+        let spare = if new.state.remove { self.claim_spare(&record.id)? } else { None };
+        let draft = match spare {
+            Some(draft) => draft,
+            None => self.empty_container()?,
+        };
+        let at = |name: &str| draft.path().join(name);
         // The root of the view is the upper's: it looks like that of the layers.
         let mode = match layers.iter().rev().find(|layer| !is_implied(&layer.tree)).or(layers.last()) {
             Some(shown) => fs::metadata(&shown.tree).map_err(Error::at("stat", &shown.tree))?.mode() & 0o7777,
             None => 0o755,
         };
-        fs::set_permissions(at("upper"), fs::Permissions::from_mode(mode)).map_err(Error::at("chmod", &at("upper")))?;
+        let upper = at(UPPER);
+        fs::set_permissions(&upper, fs::Permissions::from_mode(mode)).map_err(Error::at("chmod", &upper))?;
         if !new.state.remove && new.state != State::default() {
             self.write_json(&at("state.json"), &new.state)?;
         }
@@ -285,13 +290,21 @@ impl Store {
         let dir = self.path("containers").join(&record.id);
         if new.state.remove {
             // Nobody has seen it yet, and nothing of it need be there after a crash.
-            fs::write(at("record.json"), to_json(&record)?).map_err(Error::at("write", &at("record.json")))?;
-            rename_new(temp, &dir)?;
+            overwrite(&at(RECORD), &to_json(&record)?)?;
+            rename_new(draft, &dir)?;
         } else {
-            self.write_json(&at("record.json"), &record)?;
-            self.publish(temp, &dir)?;
+            self.write_json(&at(RECORD), &record)?;
+            self.publish(draft, &dir)?;
         }
         Ok(Container { record, dir })
+    }
+
+    fn empty_container(&self) -> Result<Draft> {
+        let draft = Draft::from(self.temp_dir()?);
+        for dir in [UPPER, WORK].map(|name| draft.path().join(name)) {
+            fs::create_dir(&dir).map_err(Error::at("make", &dir))?;
+        }
+        Ok(draft)
     }
 
     /// All containers, the oldest first.
@@ -316,7 +329,7 @@ impl Store {
         let mut found = Vec::new();
         for entry in fs::read_dir(&dir).map_err(Error::at("read", &dir))? {
             let dir = entry.map_err(Error::at("read", &dir))?.path();
-            match read_json(&dir.join("record.json")) {
+            match read_json(&dir.join(RECORD)) {
                 // Removed meanwhile.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
                 // Spoilt by a crash; the next sweep takes it away.
@@ -355,22 +368,6 @@ impl Store {
         let _adding = self.adding()?;
         let at = container.dir.join("state.json");
         if state.remove { self.write_json_unsynced(&at, state) } else { self.write_json(&at, state) }
-    }
-
-    /// Where [`bury_container`](Self::bury_container) takes a container.
-    pub fn grave(&self, container: &Container) -> PathBuf {
-        self.path("tmp").join(format!("gone-{}", container.record.id))
-    }
-
-    /// Takes a container that was to go when it ended out of sight, for its user to remove the [`grave`](Self::grave): that
-    /// may take a while. Should that one be killed, the next sweep does it.
-    ///
-    /// # Errors
-    /// The disk's.
-    pub fn bury_container(&self, container: &Container, _running: &Running) -> Result<()> {
-        let _adding = self.adding()?;
-        let grave = self.grave(container);
-        fs::rename(&container.dir, &grave).map_err(Error::at("remove", &container.dir))
     }
 
     /// Removes a container and its writable layer. `running` shows that nobody else uses it.

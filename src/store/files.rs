@@ -14,6 +14,37 @@ use super::{Error, ErrorKind, Result, Store};
 /// JSON files of ours are small; one that is not is none.
 const MAX_JSON: u64 = 64 << 20;
 
+/// A directory in `tmp/` on its way to its place; removed if it does not get there.
+#[derive(Debug)]
+pub(super) struct Draft(PathBuf);
+
+impl Draft {
+    pub(super) fn of(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl From<TempDir> for Draft {
+    fn from(dir: TempDir) -> Self {
+        Self(dir.keep())
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // Moved away: there is nothing left to do.
+        if let Err(e) = fs::remove_dir_all(&self.0)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            log::debug!("{} is left over: {e}", self.0.display());
+        }
+    }
+}
+
 impl Store {
     /// A path in the store.
     pub(super) fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
@@ -59,8 +90,8 @@ impl Store {
     }
 
     /// Moves a finished directory of `tmp/` to its place, where nothing is. The caller has synced what is in it.
-    pub(super) fn publish(&self, from: TempDir, to: &Path) -> Result<()> {
-        rename_new(from, to)?;
+    pub(super) fn publish(&self, from: impl Into<Draft>, to: &Path) -> Result<()> {
+        rename_new(from.into(), to)?;
         sync_parent(to)
     }
 
@@ -95,11 +126,19 @@ pub(super) fn random_id() -> Result<String> {
 }
 
 /// Moves a directory of `tmp/` to its place; the directory it comes into is not synced yet.
-pub(super) fn rename_new(from: TempDir, to: &Path) -> Result<()> {
-    fs::rename(from.path(), to).map_err(Error::at("make", to))?;
-    // It is elsewhere now: not removed when it goes out of scope.
-    drop(from.keep());
-    Ok(())
+pub(super) fn rename_new(from: Draft, to: &Path) -> Result<()> {
+    fs::rename(from.path(), to).map_err(Error::at("make", to))
+}
+
+/// Writes a file in `tmp/` that may be there, unsynced: never empty in between, which some file systems write out at once.
+pub(super) fn overwrite(at: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || {
+        let mut file = File::options().write(true).create(true).truncate(false).open(at)?;
+        file.write_all(bytes)?;
+        let len = bytes.len() as u64;
+        if file.metadata()?.len() > len { file.set_len(len) } else { Ok(()) }
+    };
+    write().map_err(Error::at("write", at))
 }
 
 /// Syncs the directory that `path` is in, so that its name lasts.
@@ -132,7 +171,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>> {
         std::io::ErrorKind::NotFound => Error::new(ErrorKind::NotFound, format_args!("{}: not there", path.display())),
         _ => Error::at("open", path)(e),
     })?;
-    let mut bytes = Vec::new();
+    let len = file.metadata().map_err(Error::at("stat", path))?.len().min(MAX_JSON);
+    let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0) + 1);
     file.take(MAX_JSON).read_to_end(&mut bytes).map_err(Error::at("read", path))?;
     Ok(bytes)
 }

@@ -139,8 +139,8 @@ impl Store {
         for dir in ["tmp", "partial"].map(|d| self.path(d)) {
             for entry in fs::read_dir(&dir).map_err(Error::at("read", &dir))? {
                 let path = entry.map_err(Error::at("read", &dir))?.path();
-                let lock = path.extension().is_some_and(|e| e == "lock");
-                if remove_any(&path)? && !lock {
+                let kept = path.extension().is_some_and(|e| e == "lock") || self.is_spare(&path);
+                if remove_any(&path)? && !kept {
                     freed.leftovers += 1;
                 }
             }

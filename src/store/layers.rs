@@ -150,7 +150,7 @@ impl Store {
                 // Without `layer.json`: not a layer.
                 self.remove_tree(&to)?;
             }
-            rename_new(temp, &to)?;
+            rename_new(temp.into(), &to)?;
         }
         sync_dir(&self.path("layers"))
     }

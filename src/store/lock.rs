@@ -37,10 +37,11 @@ impl Lock {
 
 /// Opens a file to lock, which is made if it is not there, or a directory.
 pub(super) fn open(path: &Path) -> Result<File> {
-    if path.is_dir() {
-        return File::open(path).map_err(Error::at("open", path));
-    }
-    File::options().create(true).append(true).open(path).map_err(Error::at("open", path))
+    let opened = match File::options().create(true).append(true).open(path) {
+        Err(e) if e.kind() == std::io::ErrorKind::IsADirectory => File::open(path),
+        opened => opened,
+    };
+    opened.map_err(Error::at("open", path))
 }
 
 /// Locks exclusively, now or not at all.

@@ -43,6 +43,7 @@ mod lock;
 mod names;
 pub mod pack;
 mod save;
+mod spare;
 pub mod unpack;
 mod usage;
 
@@ -69,6 +70,7 @@ pub use load::{Loaded, Wanted};
 pub use lock::Adding;
 pub use names::{Found, familiar, familiar_name, parse_name};
 pub use save::Format;
+pub use spare::is_untouched;
 pub use usage::{Usage, Used};
 
 /// What `oci-layout` says (OCI image specification, image-layout.md).

@@ -1,5 +1,6 @@
 //! The store without a mount and without archives.
 
+mod spare;
 mod together;
 
 use std::io::Write;
@@ -8,7 +9,7 @@ use oci_spec::image::Digest;
 use serde_json::json;
 
 use super::*;
-use crate::vocab::digest::of;
+use crate::vocab::digest::{of, short};
 
 pub(super) fn store() -> (tempfile::TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
@@ -284,6 +285,23 @@ fn what_is_to_be_thrown_away_goes_whatever_a_crash_has_left_of_it() {
     // Whoever still has it in hand is told so.
     assert_eq!(running.status().unwrap_err().kind(), ErrorKind::NotFound);
     assert!(!running.dir().exists() && fs::read_dir(store.path("tmp")).unwrap().next().is_none());
+}
+
+#[test]
+fn an_image_is_found_whatever_is_wrong_with_another() {
+    let (_dir, store) = store();
+    let a = image(&store, &["a"], Some("a"));
+    let broken = image(&store, &["b"], Some("broken"));
+    let path = store.path("blobs/sha256").join(broken.id().digest());
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "{}").unwrap();
+    assert_eq!(store.image("a").unwrap().image, a);
+    // Which one, and that it is not as it should be.
+    let e = store.image("broken").unwrap_err();
+    assert!(e.to_string().contains(short(broken.id())), "{e}");
+    store.remove_name(&parse_name("broken").unwrap()).unwrap();
+    assert_eq!(store.image("broken").unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(store.sweep(true).unwrap().unwrap().layers, 1);
 }
 
 #[test]

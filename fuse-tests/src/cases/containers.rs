@@ -17,7 +17,7 @@ use crate::tree::{cases, holds, same};
 cases!("containers":
     labels_are_kept_and_found.onlay().by(ALL), the_id_is_written_once.onlay().by(ALL),
     each_is_ended_as_it_wants.onlay().by(ALL), images_are_fetched_as_told.onlay().by(ALL),
-    left_by_keys.onlay().by(ALL),
+    left_by_keys.onlay().by(ALL), nothing_passes_to_the_next.onlay().by(ALL),
 );
 
 fn labels_are_kept_and_found(cx: &mut Ctx) -> Result<()> {
@@ -99,6 +99,47 @@ fn each_is_ended_as_it_wants(cx: &mut Ctx) -> Result<()> {
     let out = b.call(&["run", "--stop-signal", "WHISTLE", "base:1", "id"])?;
     is_clear(&out, "--stop-signal WHISTLE")?;
     same!(out.code, 125);
+    Ok(())
+}
+
+/// One that is thrown away may begin with the directories of the one before.
+fn nothing_passes_to_the_next(cx: &mut Ctx) -> Result<()> {
+    let b = Shelf::new(cx)?;
+    let look = "stat -c '%a %u:%g %F %h' /; find / -xdev | sort; hostname; echo $X";
+    let same_name = ["run", "--rm", "--hostname", "box"];
+    let looks = || b.says(&[&same_name[..], &["base:1", "sh", "-c", look]].concat());
+    let fresh = looks()?;
+    holds!(fresh.contains("755 0:0 directory"), "{fresh}");
+    for change in [
+        "true", "echo x > /secret", "mkdir /d; rmdir /d", "chmod 700 /", "chown 7:7 / 2>/dev/null || chmod 711 /",
+        "rm -r /etc", "mv /bin/sh /sh", "echo x >> /etc/passwd; exit 3", "kill -9 $$", "ln /etc/passwd /p; rm /p",
+    ] {
+        let out = b.call(&["run", "--rm", "-e", "X=y", "base:1", "sh", "-c", change])?;
+        holds!(!out.stderr.contains("onlay:"), "{change}: {out:?}");
+        same!((change, looks()?), (change, fresh.clone()));
+    }
+    // Many at once, some of which write.
+    std::thread::scope(|scope| -> Result<()> {
+        let all: Vec<_> = (0..8)
+            .map(|n| {
+                let own = if n % 2 == 0 { format!("echo {n} > /secret") } else { "true".to_owned() };
+                let script = format!("test ! -e /secret && {own}");
+                let b = &b;
+                scope.spawn(move || (0..4).try_for_each(|_| b.says(&["run", "--rm", "base:1", "sh", "-c", &script]).map(drop)))
+            })
+            .collect();
+        for one in all {
+            one.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
+        }
+        Ok(())
+    })?;
+    same!(looks()?, fresh);
+    // One that was killed, and what it leaves.
+    let id = b.says(&["run", "-d", "--rm", "base:1", "sleep", "100"])?;
+    b.says(&["rm", "-f", &id])?;
+    same!(looks()?, fresh);
+    b.says(&["gc"])?;
+    same!((b.says(&["ps", "-aq"])?, looks()?), (String::new(), fresh));
     Ok(())
 }
 

@@ -21,28 +21,36 @@ use crate::cli::pull::pull_apart;
 use crate::cli::store::StoreArgs;
 use crate::overlay::Config;
 use crate::runner::{self, Attended, Cgroup, Control, Mapping, Network, Spec};
-use crate::store::{Container, ErrorKind, Image, NewContainer, Process, Running, State, Status, Store};
+use crate::store::{Adding, Container, ErrorKind, Image, NewContainer, Process, Running, State, Status, Store};
 use crate::vocab::dialect::Prefix;
 use crate::vocab::ids::IdMaps;
 
 /// Makes a container of the image that the first word of the command names, and takes it. Its lock keeps everybody else
 /// away from it.
 pub(in crate::cli) fn create(store: &Store, args: &Args) -> Result<(Container, Running), Error> {
-    create_with(store, args, State { remove: args.rm, ..State::default() })
+    let (container, running, _) = create_with(store, args, State { remove: args.rm, ..State::default() })?;
+    Ok((container, running))
 }
 
-fn create_with(store: &Store, args: &Args, state: State) -> Result<(Container, Running), Error> {
+/// What is known of a container that was made just now.
+pub(super) struct Fresh {
+    image: Image,
+    mapping: Mapping,
+    /// What is written of it.
+    state: State,
+}
+
+fn create_with(store: &Store, args: &Args, state: State) -> Result<(Container, Running, Fresh), Error> {
     let name = image_name(args)?;
     let stop_signal = args.container.stop_signal()?;
     let id_file = args.container.id_file()?;
-    provide(store, &name, args.container.pull)?;
     // Until the container is there, and ours: no sweep comes in between.
-    let _adding = store.adding()?;
-    let image = store.image(&name)?.image;
+    let (_adding, image) = provide(store, &name, args.container.pull)?;
+    let mapping = Mapping::of_caller()?;
     let mut own = args.clone();
     own.command.remove(0);
     // What of the arguments makes no sense is told before anything is made.
-    let spec = own.spec(Mapping::of_caller()?, &Caller::here(), &defaults(&image), Path::new("/"), &[])?;
+    let spec = own.spec(mapping.clone(), &Caller::here(), &defaults(&image), Path::new("/"), &[])?;
     if spec.process.command.is_empty() {
         return Err(Error::new(format!("image {name} says nothing to run")).hint(format!("onlay run {name} COMMAND..")));
     }
@@ -58,6 +66,7 @@ fn create_with(store: &Store, args: &Args, state: State) -> Result<(Container, R
         stop_timeout: args.container.stop_timeout,
         options: json!({ "argv": argv(), "cwd": std::env::current_dir().ok() }),
     };
+    let fresh = Fresh { image: image.clone(), mapping, state: state.clone() };
     let container =
         store.create_container(NewContainer { name: args.name.clone(), image_name: name, image, process, state })?;
     let running = container.take()?;
@@ -65,7 +74,7 @@ fn create_with(store: &Store, args: &Args, state: State) -> Result<(Container, R
         store.remove_container(&container, running)?;
         return Err(e);
     }
-    Ok((container, running))
+    Ok((container, running, fresh))
 }
 
 fn image_labels(image: &Image) -> impl IntoIterator<Item = (String, String)> {
@@ -73,24 +82,29 @@ fn image_labels(image: &Image) -> impl IntoIterator<Item = (String, String)> {
 }
 
 /// Has the image here: `run` fetches what is missing if its name says from where, as nobody expects a slip of the keyboard
-/// to be asked for in the world; and whatever it is told to.
-fn provide(store: &Store, name: &str, pull: Option<Pull>) -> Result<(), Error> {
-    let missing = match store.image(name) {
-        Ok(_) => None,
-        Err(e) if e.kind() == ErrorKind::NotFound => Some(e),
-        Err(e) => return Err(e.into()),
-    };
-    match (pull, missing) {
-        (Some(Pull::Always), _) | (Some(Pull::Missing), Some(_)) => pull_apart(store, name),
-        (None, Some(_)) if names_registry(name) => pull_apart(store, name),
-        (None, Some(e)) => {
-            Err(Error::new(e).hint(format!("onlay images lists those that are here; onlay pull {name}")))
+/// to be asked for in the world; and whatever it is told to. No sweep takes it away until what comes with it is dropped.
+fn provide(store: &Store, name: &str, pull: Option<Pull>) -> Result<(Adding, Image), Error> {
+    if pull != Some(Pull::Always) {
+        let adding = store.adding()?;
+        match (pull, store.image(name)) {
+            (_, Ok(found)) => return Ok((adding, found.image)),
+            (_, Err(e)) if e.kind() != ErrorKind::NotFound => return Err(e.into()),
+            (Some(Pull::Never), Err(e)) => {
+                let hint = "--pull missing fetches it; onlay images lists those that are here";
+                return Err(Error::new(e).hint(hint));
+            }
+            (None, Err(e)) if !names_registry(name) => {
+                let hint = format!("onlay images lists those that are here; onlay pull {name}");
+                return Err(Error::new(e).hint(hint));
+            }
+            _ => {}
         }
-        (Some(Pull::Never), Some(e)) => {
-            Err(Error::new(e).hint("--pull missing fetches it; onlay images lists those that are here"))
-        }
-        (_, None) => Ok(()),
     }
+    // Who fetches it is adding, too, and may have to wait for a sweep.
+    pull_apart(store, name)?;
+    let adding = store.adding()?;
+    let image = store.image(name)?.image;
+    Ok((adding, image))
 }
 
 /// Whether the first word of a name is a host.
@@ -142,7 +156,7 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     // One in the foreground starts as soon as it is there: that is written down at once.
     let state = if args.detach { State::default() } else { begun() };
     let state = State { remove: args.rm, ..state };
-    let (container, running) = create_with(&store, args, state.clone())?;
+    let (container, running, fresh) = create_with(&store, args, state)?;
     let mut own = args.clone();
     own.command.remove(0);
     if args.detach {
@@ -151,49 +165,53 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
         return Ok(ExitCode::SUCCESS);
     }
     if args.rm {
-        return pass(&store, &container, running, &own, Some(state));
+        return pass(&store, &container, running, &own, Some(fresh));
     }
     let ran = Cell::new(false);
     let attended = Attended { running: Some(Box::new(|| ran.set(true))), ..Attended::default() };
-    let ended = start(&store, &container, &own, attended, None, Some(state));
+    let ended = start(&store, &container, &own, attended, None, Some(fresh));
     if ended.is_err() && !ran.get() {
         store.remove_container(&container, running)?;
     }
     ended
 }
 
-/// Runs a container here that is gone when its command has ended. Who served it removes what is left of it.
+/// Runs a container here that is gone when its command has ended.
 fn pass(
     store: &Store,
     container: &Container,
     running: Running,
     args: &Args,
-    written: Option<State>,
+    fresh: Option<Fresh>,
 ) -> Result<ExitCode, Error> {
-    let buried = Cell::new(false);
-    let bury = || match store.bury_container(container, &running) {
-        Ok(()) => buried.set(true),
-        Err(e) => log::debug!("{e}"),
+    let ended = start(store, container, args, Attended::default(), None, fresh);
+    let removed = match ended {
+        Ok(_) => store.retire_container(container, running),
+        Err(_) => store.remove_container(container, running),
     };
-    let attended = Attended { leaving: Some(Box::new(bury)), ..Attended::default() };
-    let ended = start(store, container, args, attended, None, written);
-    let removed = if buried.get() { Ok(()) } else { store.remove_container(container, running) };
     let code = ended?;
     Ok(removed.map(|()| code)?)
 }
 
-/// Runs a container that this process has taken; `args` is without the image. Its state tells how it went; `written` is what
-/// it says of this run already.
-pub(in crate::cli) fn start(
+/// Runs a container that this process has taken; `args` is without the image. Its state tells how it went; that of a `fresh`
+/// one says already that it runs.
+pub(super) fn start(
     store: &Store,
     container: &Container,
     args: &Args,
     mut attended: Attended<'_>,
     recorder: Option<Recorder>,
-    written: Option<State>,
+    fresh: Option<Fresh>,
 ) -> Result<ExitCode, Error> {
-    let mut state = container.state()?;
-    let (spec, view) = prepare(store, container, args, &state)?;
+    let (written, known) = match fresh {
+        Some(Fresh { image, mapping, state }) => (Some(state), Some((image, mapping))),
+        None => (None, None),
+    };
+    let remove = match &written {
+        Some(state) => state.remove,
+        None => container.state()?.remove,
+    };
+    let (spec, view) = prepare(store, container, args, remove, known)?;
     if attended.control.is_none() {
         attended.control = Some(Control::listen(container.dir())?);
     }
@@ -204,8 +222,7 @@ pub(in crate::cli) fn start(
     let oom_killed = std::rc::Rc::new(Cell::new(false));
     let told = oom_killed.clone();
     attended.out_of_memory = Some(Box::new(move |_| told.set(true)));
-    let remove = state.remove;
-    state = match written {
+    let mut state = match written {
         Some(written) => written,
         None => {
             let state = State { remove, ..begun() };
@@ -228,7 +245,7 @@ pub(in crate::cli) fn start(
         Err(e) => i32::from(e.exit_code()),
     };
     // What is removed next, nobody reads any more.
-    if !state.remove {
+    if !remove {
         let oom_killed = oom_killed.get();
         state = State {
             finished: Some(now()),
@@ -251,10 +268,18 @@ fn begun() -> State {
 /// What of ours may be started inside.
 const OWN: runner::Own = crate::cli::cp::inside;
 
-/// What a container's record says is run, and in which view; `args` is without the image.
-fn prepare(store: &Store, container: &Container, args: &Args, state: &State) -> Result<(Spec, View), Error> {
-    let mapping = Mapping::of_caller()?;
-    let image = store.read_image(&container.record.manifest)?;
+/// What a container's record says is run, and in which view, which `goes` with it; `args` is without the image.
+fn prepare(
+    store: &Store,
+    container: &Container,
+    args: &Args,
+    goes: bool,
+    known: Option<(Image, Mapping)>,
+) -> Result<(Spec, View), Error> {
+    let (image, mapping) = match known {
+        Some(known) => known,
+        None => (store.read_image(&container.record.manifest)?, Mapping::of_caller()?),
+    };
     let mut args = args.clone();
     args.hostname.get_or_insert_with(|| container.short_id().to_owned());
     let layers = store.layers(&container.record.layers)?;
@@ -269,15 +294,14 @@ fn prepare(store: &Store, container: &Container, args: &Args, state: &State) -> 
         stored_owners: mapping.is_single(),
         ids: if mapping.is_single() { IdMaps::all_root() } else { IdMaps::default() },
         // What is thrown away anyway need not survive a crash.
-        volatile: state.remove,
-        thrown_away: state.remove,
+        volatile: goes,
+        thrown_away: goes,
         index,
         ..Config::default()
     };
     let mut spec = args.spec(mapping, &caller(container), &defaults(&image), container.dir(), &[])?;
     take_over(&mut spec.process, container);
-    let grave = state.remove.then(|| store.grave(container));
-    Ok((spec, View::of_container(given, config, container.dir(), grave)))
+    Ok((spec, View::of_container(given, config, container.dir(), goes)))
 }
 
 /// Does something of ours in a container, with this process's standard input and output: in the running one, or in one that
@@ -288,8 +312,7 @@ pub(in crate::cli) fn own_process(store: &Store, container: &Container, words: V
         return Ok(runner::exec(container.dir(), &process, true)?);
     }
     let _running = container.take()?;
-    let state = State { remove: false, ..container.state()? };
-    let (mut spec, mut view) = prepare(store, container, &recorded(container)?, &state)?;
+    let (mut spec, mut view) = prepare(store, container, &recorded(container)?, false, None)?;
     (spec.process, spec.network, spec.ports) = (process, Network::None, Vec::new());
     spec.resources = runner::Resources::default();
     let attended = Attended { own: Some(OWN), ..Attended::default() };

@@ -74,11 +74,7 @@ fn try_run(args: &Args) -> Result<ExitCode, Error> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut view = View::new(given, args.host, config, base.path());
-    let mut attended = Attended { cgroup: Cgroup::limited(&spec.resources, base.path()), ..Attended::default() };
-    if args.upper.is_none() {
-        // Of what was written nothing is kept: removed when it has been told how the command ended.
-        attended.leaving = Some(Box::new(|| ()));
-    }
+    let attended = Attended { cgroup: Cgroup::limited(&spec.resources, base.path()), ..Attended::default() };
     let ended = runner::run_attended(&spec, &mut view, attended);
     // The supervisor has removed it, unless it was killed or could not.
     let path = base.keep();

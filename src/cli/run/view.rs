@@ -14,6 +14,7 @@ use crate::fuse::session::Serving;
 use crate::fuse::{self, Mount, Options, Session, Tuning};
 use crate::overlay::{Config, Overlay, SetAttr};
 use crate::runner::{Owners, Root, RootError};
+use crate::store;
 use crate::vocab::why;
 
 /// How long the daemon's threads may take to end once everything inside has.
@@ -30,6 +31,8 @@ pub(in crate::cli) struct View {
     base: PathBuf,
     /// What is removed in the end: only the one who serves the view can.
     throw_away: Vec<PathBuf>,
+    /// But not where nothing was written.
+    spares_untouched: bool,
     session: Option<Session>,
     served: Option<(fuse::session::Stopper, Serving)>,
     /// Takes what is printed inside, once we have threads.
@@ -62,6 +65,7 @@ impl View {
             host,
             base: base.into(),
             throw_away,
+            spares_untouched: false,
             session: None,
             served: None,
             recorder: None,
@@ -71,12 +75,11 @@ impl View {
         }
     }
 
-    /// The view of a container with its directory. What it has written goes in the end where it has a `grave`, and so does
-    /// the rest of it if it is there by then.
-    pub(in crate::cli) fn of_container(given: Given, config: Config, dir: &Path, grave: Option<PathBuf>) -> Self {
-        let written = given.upper.iter().chain(&given.work).filter(|_| grave.is_some());
-        let throw_away = written.chain(&grave).cloned().collect();
-        Self { throw_away, ..Self::new(given, false, config, dir) }
+    /// The view of a container with its directory. If it `goes` in the end, so does here what it has written; what was not
+    /// written on is left for the next one.
+    pub(in crate::cli) fn of_container(given: Given, config: Config, dir: &Path, goes: bool) -> Self {
+        let throw_away = given.upper.iter().chain(&given.work).filter(|_| goes).cloned().collect();
+        Self { throw_away, spares_untouched: true, ..Self::new(given, false, config, dir) }
     }
 
     /// The same, and what is printed inside is recorded.
@@ -147,6 +150,13 @@ impl View {
             None => Ok(()),
         };
         let mut done = served;
+        if self.spares_untouched
+            && done.is_ok()
+            && let (Some(upper), Some(work)) = (&self.given.upper, &self.given.work)
+            && store::is_untouched(upper, work)
+        {
+            return done;
+        }
         for path in &self.throw_away {
             if let Err(e) = std::fs::remove_dir_all(path)
                 && e.kind() != std::io::ErrorKind::NotFound

@@ -1,0 +1,101 @@
+//! A container that goes when it ends, in which nothing was written, leaves its directory to the next one of its kind: on
+//! disk, making and removing ten names takes longer than all else that a short run does there.
+//!
+//! There is one at most, in `tmp/`: a sweep takes it away with all that is nobody's.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::container::{RECORD, THROW_AWAY, UPPER, WORK};
+use super::files::Draft;
+use super::{Container, Error, Result, Running, Store};
+use crate::vocab::dialect::{IMPURE, Prefix};
+
+/// Where a run listens; the next one does so anew.
+const CONTROL: &str = "control";
+
+/// All that the directory may hold.
+const KNOWN: [&str; 5] = [RECORD, THROW_AWAY, UPPER, WORK, CONTROL];
+
+/// Whether the writable layer `upper` and its `work` directory hold nothing, as when they were made: no name, and nothing
+/// on the root itself but its mode, which is set anew. What can't be looked at is not.
+pub fn is_untouched(upper: &Path, work: &Path) -> bool {
+    is_bare(upper).and_then(|bare| Ok(bare && is_empty(upper)? && holds_empty_only(work)?)).unwrap_or(false)
+}
+
+/// The root belongs to who made it, and has no attributes but one that the union puts there and those of the machine.
+fn is_bare(upper: &Path) -> std::io::Result<bool> {
+    let meta = fs::symlink_metadata(upper)?;
+    if (meta.uid(), meta.gid()) != (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()) {
+        return Ok(false);
+    }
+    // More than fits is an error, too.
+    let mut names = [0; 256];
+    let len = rustix::fs::listxattr(upper, &mut names)?;
+    let mut names = names[..len].split(|b| *b == 0).filter(|name| !name.is_empty());
+    let expected = [Prefix::User.attr(IMPURE), b"security.selinux".to_vec()];
+    Ok(names.all(|name| expected.iter().any(|e| e == name)))
+}
+
+fn is_empty(dir: &Path) -> std::io::Result<bool> {
+    Ok(fs::read_dir(dir)?.next().is_none())
+}
+
+fn holds_empty_only(dir: &Path) -> std::io::Result<bool> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() || !is_empty(&entry.path())? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+impl Store {
+    fn spare(&self) -> PathBuf {
+        self.path("tmp/spare")
+    }
+
+    pub(super) fn is_spare(&self, path: &Path) -> bool {
+        path == self.spare()
+    }
+
+    /// The directory that was left by another, to be made into that of container `id`; the caller holds
+    /// [`adding`](Self::adding). What is in `upper` and `work` would be seen in the next container: it is looked at again.
+    pub(super) fn claim_spare(&self, id: &str) -> Result<Option<Draft>> {
+        let (spare, claimed) = (self.spare(), self.path("tmp").join(format!("dir-{id}")));
+        match fs::rename(&spare, &claimed) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            renamed => renamed.map_err(Error::at("rename", &spare))?,
+        }
+        let draft = Draft::of(claimed);
+        Ok(is_untouched(&draft.path().join(UPPER), &draft.path().join(WORK)).then_some(draft))
+    }
+
+    /// Ends the life of a container that was to go when it ended, and has ended in order: who served it has taken away what
+    /// was written in it, or left the untouched directories. `running` shows that nobody else uses it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn retire_container(&self, container: &Container, running: Running) -> Result<()> {
+        let _adding = self.adding()?;
+        // Where another was faster it is not empty, and this one is not needed.
+        if is_whole(container.dir()) && fs::rename(container.dir(), self.spare()).is_ok() {
+            drop(running);
+            return Ok(());
+        }
+        self.remove_container(container, running)
+    }
+}
+
+/// Whether nothing is missing in a container's directory, and nothing more in it than the next one writes anew.
+fn is_whole(dir: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(dir) else { return false };
+    let mut names = Vec::new();
+    for entry in entries {
+        let Ok(entry) = entry else { return false };
+        names.push(entry.file_name());
+    }
+    names.len() == KNOWN.len() && KNOWN.iter().all(|known| names.iter().any(|name| name == known))
+}
