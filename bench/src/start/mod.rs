@@ -40,7 +40,11 @@ struct Row {
 impl Start<'_> {
     /// Markdown tables.
     pub(crate) fn run(&self, watch: &Watch) -> Result<String> {
-        let place = Place::new(self.site, self.onlay, self.base, watch)?;
+        // As an installer writes it, like all the others: what a linker has written lies in the page cache page by page, and
+        // is mapped so.
+        let onlay = self.site.join("onlay");
+        std::fs::copy(self.onlay, &onlay)?;
+        let place = Place::new(self.site, &onlay, self.base, watch)?;
         let mut rows = Vec::new();
         for contender in contender::all() {
             watch.go_on()?;
