@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use super::error::Error;
 use super::output::print;
 use super::store::StoreArgs;
-use crate::store::{self, Store, familiar_name, parse_name};
+use oci_spec::image::Digest;
+
+use crate::store::{self, ErrorKind, Store, familiar_name, parse_name};
 use crate::vocab::digest::short;
 
 /// Remove names of images; with its last name an image goes
@@ -48,7 +50,10 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
 fn remove(store: &Store, name: &str, force: bool) -> Result<String, Error> {
     let found = match store.image(name) {
         Ok(found) => found,
-        Err(e) => return forget_broken(store, name, e),
+        Err(e) if matches!(e.kind(), ErrorKind::Bad | ErrorKind::NotFound) => {
+            return forget_broken(store, name, force, e);
+        }
+        Err(e) => return Err(e.into()),
     };
     let image = found.image;
     let names = store.images()?.into_iter().find(|(other, _)| *other == image).map(|(_, n)| n).unwrap_or_default();
@@ -64,27 +69,30 @@ fn remove(store: &Store, name: &str, force: bool) -> Result<String, Error> {
         return Err(Error::new(format!("image {} has several names: {}", short(image.id()), all.join(", ")))
             .hint("remove one of the names, or all with --force"));
     }
-    let used = store.containers()?.into_iter().find(|c| c.record.manifest == *image.digest());
-    if let Some(container) = used
-        && !force
-    {
-        return Err(Error::new(format!("image {name} is used by container {}", container.record.name)).hint(format!(
-            "remove that first (onlay rm {}), or take the name away with --force",
-            container.record.name
-        )));
-    }
+    refuse_used(store, name, image.digest(), force)?;
     store.forget_image(image.digest(), &names)?;
     let untagged: String = names.iter().map(|name| format!("Untagged: {}\n", familiar_name(name))).collect();
     Ok(format!("{untagged}Deleted: {}\n", image.id()))
 }
 
 /// An image that can't be read can still lose its name.
-fn forget_broken(store: &Store, name: &str, why: store::Error) -> Result<String, Error> {
-    match parse_name(name) {
-        Ok(reference) if store.remove_name(&reference).is_ok() => {
-            log::warn!("{why}");
-            Ok(format!("Untagged: {}\n", familiar_name(&reference)))
-        }
-        _ => Err(why.into()),
+fn forget_broken(store: &Store, name: &str, force: bool, why: store::Error) -> Result<String, Error> {
+    let Ok(reference) = parse_name(name) else { return Err(why.into()) };
+    let Some(manifest) = store.manifest_named(&reference)? else { return Err(why.into()) };
+    refuse_used(store, name, &manifest, force)?;
+    store.remove_name(&reference)?;
+    log::warn!("{why}");
+    Ok(format!("Untagged: {}\n", familiar_name(&reference)))
+}
+
+/// Containers need their image.
+fn refuse_used(store: &Store, name: &str, manifest: &Digest, force: bool) -> Result<(), Error> {
+    match store.containers()?.into_iter().find(|c| c.record.manifest == *manifest) {
+        Some(container) if !force => Err(Error::new(format!(
+            "image {name} is used by container {}",
+            container.record.name
+        ))
+        .hint(format!("remove that first (onlay rm {}), or take the name away with --force", container.record.name))),
+        _ => Ok(()),
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::abi::{Header, OUT_HEADER, Out, Request, op};
+use super::abi::{Header, OUT_HEADER, Out, Request};
 use super::handshake::MAX_REQUEST;
 use super::ops::{MAX_WRITE, Ops};
 use super::wire::answer;
@@ -27,9 +27,9 @@ pub(super) enum Received {
 
 /// What a thread is about to do.
 #[derive(Clone, Copy)]
-pub(super) enum Turn {
-    /// Answer a request, which may take a while or [only looks](op::only_looks).
-    Busy { looks: bool },
+pub(super) enum Turn<'a> {
+    /// Answer this request.
+    Busy(&'a [u8]),
     /// Wait for the next one.
     Waits,
 }
@@ -102,15 +102,19 @@ fn room(n: usize) -> Result<Buffer> {
 ///
 /// # Errors
 /// What the device answers.
-pub(super) fn serve(device: BorrowedFd<'_>, ops: &Ops, replies: &Replies, tell: &mut dyn FnMut(Turn)) -> Result<()> {
+pub(super) fn serve(
+    device: BorrowedFd<'_>,
+    ops: &Ops,
+    replies: &Replies,
+    tell: &mut dyn FnMut(Turn<'_>),
+) -> Result<()> {
     let mut requests = room(MAX_REQUEST)?;
     loop {
         let n = match receive(device, &mut requests)? {
             Received::Request(n) => n,
             Received::End => return Ok(()),
         };
-        let looks = |opcode| op::only_looks(opcode) && !(opcode == op::OPEN && ops.answers_open());
-        tell(Turn::Busy { looks: Header::parse(&requests[..n]).is_ok_and(|header| looks(header.opcode)) });
+        tell(Turn::Busy(&requests[..n]));
         match replies.take() {
             Ok(mut reply) => {
                 respond(device, ops, &requests[..n], &mut reply)?;

@@ -153,6 +153,11 @@ impl Ops {
         self.agreed.load(Ordering::Relaxed) & feature != 0
     }
 
+    /// Whether all layers are on this machine's disks.
+    pub(super) fn is_local(&self) -> bool {
+        self.overlay.is_local()
+    }
+
     /// Whether opening a file is answered: else not at all (`ENOSYS`), and the kernel never asks again.
     pub(super) fn answers_open(&self) -> bool {
         !self.uses(feature::NO_OPEN_SUPPORT)

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use parking_lot::Mutex;
 
+use super::abi::{Header, op};
 use super::device::{self, Replies, Turn, another};
 use super::handshake::shake_hands;
 use super::ops::{Ops, feature};
@@ -110,7 +111,7 @@ impl Ours {
 
 /// The threads that read the device. One more is started when the last one that waits for a request gets one: most mounts
 /// never need all of them, and a short-lived one pays for each. The first few that only look around, as who starts one
-/// program does, wait for each other.
+/// program does, wait for each other, unless a layer is on another machine or somebody else's to answer for.
 struct Crew {
     ops: Arc<Ops>,
     device: Arc<OwnedFd>,
@@ -129,7 +130,7 @@ struct Crew {
 impl Crew {
     fn serve(self: &Arc<Self>, device: &OwnedFd) -> Result<()> {
         device::serve(device.as_fd(), &self.ops, &self.replies, &mut |now| match now {
-            Turn::Busy { looks } => self.busy(looks),
+            Turn::Busy(request) => self.busy(request),
             Turn::Waits => self.waits(),
         })
     }
@@ -144,11 +145,18 @@ impl Crew {
         }
     }
 
-    fn busy(self: &Arc<Self>, looks: bool) {
-        if self.is_complete() || self.waiting.fetch_sub(1, Ordering::Relaxed) > 1 {
-            return;
+    /// Whether it is one of the first, and nobody has to wait for long while it is answered.
+    fn is_early(&self, request: &[u8]) -> bool {
+        if self.early.load(Ordering::Relaxed) >= EARLY {
+            return false;
         }
-        if looks && self.early.fetch_add(1, Ordering::Relaxed) < EARLY {
+        let looks = |opcode| op::only_looks(opcode) && !(opcode == op::OPEN && self.ops.answers_open());
+        let quick = self.ops.is_local() && Header::parse(request).is_ok_and(|header| looks(header.opcode));
+        quick && self.early.fetch_add(1, Ordering::Relaxed) < EARLY
+    }
+
+    fn busy(self: &Arc<Self>, request: &[u8]) {
+        if self.is_complete() || self.waiting.fetch_sub(1, Ordering::Relaxed) > 1 || self.is_early(request) {
             return;
         }
         let number = self.there.fetch_add(1, Ordering::Relaxed);

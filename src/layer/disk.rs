@@ -394,7 +394,31 @@ impl Object {
             0x6759_6969,
             0x6e73_6673,
         ];
-        Ok(MAGIC.contains(&(rfs::fstatfs(&*self.fd)?.f_type as u32)))
+        self.is_of(&MAGIC)
+    }
+
+    pub(super) fn is_remote(&self) -> Result<bool> {
+        // linux/magic.h: nfs, smb, cifs, smb2, fuse, ceph, 9p, afs (two), coda, ocfs2, gfs2, lustre.
+        const MAGIC: [u32; 13] = [
+            0x6969,
+            0x517b,
+            0xff53_4d42,
+            0xfe53_4d42,
+            0x6573_5546,
+            0x00c3_6400,
+            0x0102_1997,
+            0x5346_414f,
+            0x6b41_4653,
+            0x7375_7245,
+            0x7461_636f,
+            0x0116_1970,
+            0x0bd0_0bd0,
+        ];
+        self.is_of(&MAGIC)
+    }
+
+    fn is_of(&self, kinds: &[u32]) -> Result<bool> {
+        Ok(kinds.contains(&(rfs::fstatfs(&*self.fd)?.f_type as u32)))
     }
 
     pub(super) fn sync(&self) -> Result<()> {

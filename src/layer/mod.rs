@@ -337,6 +337,14 @@ impl Handle {
         }
     }
 
+    /// Whether the handle is on a file system that another machine or another process answers for (NFS, FUSE, ..).
+    pub fn is_remote(&self) -> Result<bool> {
+        match self {
+            Self::Disk(o) => o.is_remote(),
+            Self::Mem(_) | Self::Index(_) => Ok(false),
+        }
+    }
+
     /// fsync(2) of the handle's directory.
     pub fn sync(&self) -> Result<()> {
         change!(self, o => o.sync())

@@ -242,6 +242,8 @@ pub struct Overlay {
     temp: AtomicU64,
     /// How many inodes went so far.
     forgotten: AtomicUsize,
+    /// Every layer is on a disk of this machine.
+    local: bool,
     /// Held by a rename from one directory to another.
     moving: parking_lot::Mutex<()>,
 }

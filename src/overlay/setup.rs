@@ -51,6 +51,8 @@ impl Overlay {
                 "merge some of them",
             ));
         }
+        let dirs = layers.lowers.iter().map(|l| &l.dir).chain(layers.upper.iter().map(|u| &u.dir));
+        let local = dirs.map(Handle::is_remote).all(|remote| remote == Ok(false));
         let mut prefix = config.prefix.unwrap_or(config.default_prefix);
         let mut upper = None;
         let mut upper_object = None;
@@ -114,6 +116,7 @@ impl Overlay {
             hasher: std::hash::RandomState::new(),
             temp: std::sync::atomic::AtomicU64::new(0),
             forgotten: std::sync::atomic::AtomicUsize::new(0),
+            local,
             moving: parking_lot::Mutex::new(()),
             config,
         })

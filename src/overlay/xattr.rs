@@ -79,6 +79,11 @@ impl Overlay {
         Ok(())
     }
 
+    /// Whether every layer is on a disk of this machine, or in its memory: no other machine and no other daemon is waited for.
+    pub fn is_local(&self) -> bool {
+        self.local
+    }
+
     /// Whether nothing in the view can change while it is mounted.
     pub fn is_fixed(&self) -> bool {
         self.upper.is_none() && !self.config.live_lowers

@@ -90,9 +90,15 @@ impl AsFd for Control {
 
 pub(super) fn ask(dir: &Path, message: &Message, fds: &[BorrowedFd<'_>]) -> Result<(), Error> {
     let fail = |e: Errno| Error::new("the container's monitor", e).hinted("it is about to start or to end: try again");
-    let (_dir, address) = address(dir).map_err(fail)?;
+    let (opened, address) = address(dir).map_err(fail)?;
     let socket = new_socket().map_err(fail)?;
     connect(socket.as_raw_fd(), &address).map_err(fail)?;
+    // A directory may be handed on to the next container: who listens in it is ours if it has its place still.
+    let same = |a: rustix::fs::Stat, b: rustix::fs::Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+    let here = rustix::fs::stat(dir).and_then(|now| Ok(same(now, rustix::fs::fstat(&opened)?)));
+    if !here.unwrap_or(false) {
+        return Err(fail(Errno::ECONNREFUSED));
+    }
     if Channel::of(socket).send_with(message, fds) { Ok(()) } else { Err(fail(Errno::EPIPE)) }
 }
 

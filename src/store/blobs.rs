@@ -16,6 +16,9 @@ use crate::vocab::digest::{Digester, of};
 /// Manifests": 4 MiB; configs have no limit of their own).
 const MAX_READ: u64 = 16 << 20;
 
+/// So much can be read in a moment.
+const MAX_CHECKED: u64 = 1 << 20;
+
 impl Store {
     /// Where a blob is, or would be.
     ///
@@ -25,12 +28,15 @@ impl Store {
         Ok(self.path("blobs/sha256").join(sha256_hex(digest)?))
     }
 
-    /// Whether the blob is here.
+    /// Whether the blob is here. A small one, as manifests and configs are, is read: if it is damaged it is not here, and can
+    /// be had again.
     ///
     /// # Errors
     /// Another algorithm than SHA-256.
     pub fn has_blob(&self, digest: &Digest) -> Result<bool> {
-        Ok(self.blob_path(digest)?.is_file())
+        let path = self.blob_path(digest)?;
+        let small = fs::metadata(&path).is_ok_and(|meta| meta.len() <= MAX_CHECKED);
+        Ok(if small { fs::read(&path).is_ok_and(|bytes| of(&bytes) == *digest) } else { path.is_file() })
     }
 
     /// Opens a blob to read; what is read is not checked.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::image::Digest;
 use serde::{Deserialize, Serialize};
 
-use super::files::{Draft, overwrite, random_id, read_json, rename_new, to_json};
+use super::files::{Draft, random_id, read_json, rename_new, to_json, write_over};
 use super::lock::{open, try_lock};
 use super::{Error, ErrorKind, Result, Store};
 use crate::vocab::dialect::{IMPLIED, Prefix};
@@ -197,9 +197,16 @@ impl Container {
         let path = self.lock_path();
         let file = open(&path).map_err(|e| if self.dir.is_dir() { e } else { no_container(&self.record.name) })?;
         // Shared: two who only look do not see each other.
-        match file.try_lock_shared() {
-            Err(std::fs::TryLockError::WouldBlock) => return Ok(Status::Running),
-            looked => looked.map_err(|e| Error::at("lock", &path)(e.into()))?,
+        let runs = match file.try_lock_shared() {
+            Err(std::fs::TryLockError::WouldBlock) => true,
+            looked => looked.map(|()| false).map_err(|e| Error::at("lock", &path)(e.into()))?,
+        };
+        // The file may be another's by now, if this one is gone.
+        if !self.dir.is_dir() {
+            return Err(no_container(&self.record.name));
+        }
+        if runs {
+            return Ok(Status::Running);
         }
         Ok(if self.state()?.started.is_some() { Status::Exited } else { Status::Created })
     }
@@ -254,11 +261,8 @@ impl Store {
             process: new.process,
             begun: Some(new.state.clone()).filter(|state| state.remove),
         };
-        let spare = if new.state.remove { self.claim_spare(&record.id)? } else { None };
-        let draft = match spare {
-            Some(draft) => draft,
-            None => self.empty_container()?,
-        };
+        let spare = new.state.remove.then(|| self.claim_spare(&record.id)).flatten();
+        let draft = spare.map_or_else(|| self.empty_container(), Ok)?;
         let at = |name: &str| draft.path().join(name);
         // The root of the view is the upper's: it looks like that of the layers.
         let mode = match layers.iter().rev().find(|layer| !is_implied(&layer.tree)).or(layers.last()) {
@@ -290,7 +294,7 @@ impl Store {
         let dir = self.path("containers").join(&record.id);
         if new.state.remove {
             // Nobody has seen it yet, and nothing of it need be there after a crash.
-            overwrite(&at(RECORD), &to_json(&record)?)?;
+            write_over(&at(RECORD), &to_json(&record)?).map_err(Error::at("write", &at(RECORD)))?;
             rename_new(draft, &dir)?;
         } else {
             self.write_json(&at(RECORD), &record)?;
@@ -329,11 +333,14 @@ impl Store {
         let mut found = Vec::new();
         for entry in fs::read_dir(&dir).map_err(Error::at("read", &dir))? {
             let dir = entry.map_err(Error::at("read", &dir))?.path();
-            match read_json(&dir.join(RECORD)) {
-                // Removed meanwhile.
+            let read = read_json::<Record>(&dir.join(RECORD));
+            let own = read.as_ref().is_ok_and(|record| dir.file_name().is_some_and(|name| name == record.id.as_str()));
+            match read {
+                // Removed meanwhile; so may another be that has read what comes after it.
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
-                // Spoilt by a crash; the next sweep takes it away.
-                Err(e) if dir.join(THROW_AWAY).exists() => log::debug!("container {e}"),
+                _ if !own && !dir.is_dir() => {}
+                // Spoilt by a crash, or about to go; the next sweep takes it away.
+                _ if !own && dir.join(THROW_AWAY).exists() => log::debug!("container {}: not whole", dir.display()),
                 read => found.push(read.map(|record| Container { record, dir })),
             }
         }
@@ -368,6 +375,18 @@ impl Store {
         let _adding = self.adding()?;
         let at = container.dir.join("state.json");
         if state.remove { self.write_json_unsynced(&at, state) } else { self.write_json(&at, state) }
+    }
+
+    /// Takes a container out of sight, which its user does not need any more, to remove it from where it is now: that may
+    /// take a while. Should that one be killed, the next sweep does it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn bury_container(&self, container: &Container) -> Result<PathBuf> {
+        let _adding = self.adding()?;
+        let grave = self.path("tmp").join(format!("gone-{}", container.record.id));
+        fs::rename(&container.dir, &grave).map_err(Error::at("remove", &container.dir))?;
+        Ok(grave)
     }
 
     /// Removes a container and its writable layer. `running` shows that nobody else uses it.

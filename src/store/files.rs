@@ -16,31 +16,33 @@ const MAX_JSON: u64 = 64 << 20;
 
 /// A directory in `tmp/` on its way to its place; removed if it does not get there.
 #[derive(Debug)]
-pub(super) struct Draft(PathBuf);
+pub(super) struct Draft {
+    path: PathBuf,
+    moved: bool,
+}
 
 impl Draft {
     pub(super) fn of(path: PathBuf) -> Self {
-        Self(path)
+        Self { path, moved: false }
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
 impl From<TempDir> for Draft {
     fn from(dir: TempDir) -> Self {
-        Self(dir.keep())
+        Self::of(dir.keep())
     }
 }
 
 impl Drop for Draft {
     fn drop(&mut self) {
-        // Moved away: there is nothing left to do.
-        if let Err(e) = fs::remove_dir_all(&self.0)
-            && e.kind() != std::io::ErrorKind::NotFound
+        if !self.moved
+            && let Err(e) = fs::remove_dir_all(&self.path)
         {
-            log::debug!("{} is left over: {e}", self.0.display());
+            log::debug!("{} is left over: {e}", self.path.display());
         }
     }
 }
@@ -126,19 +128,19 @@ pub(super) fn random_id() -> Result<String> {
 }
 
 /// Moves a directory of `tmp/` to its place; the directory it comes into is not synced yet.
-pub(super) fn rename_new(from: Draft, to: &Path) -> Result<()> {
-    fs::rename(from.path(), to).map_err(Error::at("make", to))
+pub(super) fn rename_new(mut from: Draft, to: &Path) -> Result<()> {
+    fs::rename(from.path(), to).map_err(Error::at("make", to))?;
+    from.moved = true;
+    Ok(())
 }
 
-/// Writes a file in `tmp/` that may be there, unsynced: never empty in between, which some file systems write out at once.
-pub(super) fn overwrite(at: &Path, bytes: &[u8]) -> Result<()> {
-    let write = || {
-        let mut file = File::options().write(true).create(true).truncate(false).open(at)?;
-        file.write_all(bytes)?;
-        let len = bytes.len() as u64;
-        if file.metadata()?.len() > len { file.set_len(len) } else { Ok(()) }
-    };
-    write().map_err(Error::at("write", at))
+/// Writes a file that nobody reads, and that may be there, unsynced: never empty in between, which some file systems write
+/// out at once.
+pub(super) fn write_over(at: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut file = File::options().write(true).create(true).truncate(false).open(at)?;
+    file.write_all(bytes)?;
+    let len = bytes.len() as u64;
+    if file.metadata()?.len() > len { file.set_len(len) } else { Ok(()) }
 }
 
 /// Syncs the directory that `path` is in, so that its name lasts.

@@ -169,6 +169,16 @@ impl Store {
         Ok(known)
     }
 
+    /// The manifest of the image that has this name.
+    ///
+    /// # Errors
+    /// The index can't be read.
+    pub fn manifest_named(&self, reference: &Reference) -> Result<Option<Digest>> {
+        let wanted = reference.whole();
+        let found = self.known()?.into_iter().find(|(_, names)| names.iter().any(|n| n.whole() == wanted));
+        Ok(found.map(|(manifest, _)| manifest))
+    }
+
     /// All images, with their names. One that can't be read is told about and left out.
     ///
     /// # Errors
@@ -191,14 +201,14 @@ impl Store {
     pub fn image(&self, name: &str) -> Result<Found> {
         // A name is looked up without reading all images.
         if let Ok(reference) = parse_name(name) {
-            let (wanted, known) = (reference.whole(), self.known()?);
-            if let Some((manifest, _)) = known.iter().find(|(_, names)| names.iter().any(|n| n.whole() == wanted)) {
-                return Ok(Found { image: self.read_image(manifest)?, reference: Some(reference) });
+            if let Some(manifest) = self.manifest_named(&reference)? {
+                return Ok(Found { image: self.read_image(&manifest)?, reference: Some(reference) });
             }
+            let mut known = self.known()?.into_iter().map(|(manifest, _)| manifest);
             if let Some(digest) = reference.digest()
-                && let Some((manifest, _)) = known.iter().find(|(manifest, _)| manifest.as_ref() == digest)
+                && let Some(manifest) = known.find(|manifest| manifest.as_ref() == digest)
             {
-                return Ok(Found { image: self.read_image(manifest)?, reference: None });
+                return Ok(Found { image: self.read_image(&manifest)?, reference: None });
             }
         }
         let hex = name.strip_prefix("sha256:").unwrap_or(name);

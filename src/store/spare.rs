@@ -3,13 +3,15 @@
 //!
 //! There is one at most, in `tmp/`: a sweep takes it away with all that is nobody's.
 
-use std::fs;
+use std::fs::{self, File, FileTimes};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::container::{RECORD, THROW_AWAY, UPPER, WORK};
-use super::files::Draft;
-use super::{Container, Error, Result, Running, Store};
+use super::files::{Draft, write_over};
+use super::{Container, Result, Running, Store};
 use crate::vocab::dialect::{IMPURE, Prefix};
 
 /// Where a run listens; the next one does so anew.
@@ -18,14 +20,17 @@ const CONTROL: &str = "control";
 /// All that the directory may hold.
 const KNOWN: [&str; 5] = [RECORD, THROW_AWAY, UPPER, WORK, CONTROL];
 
+/// A directory that was never full is no bigger: who looks through it must not pay for another's files.
+const SMALL: u64 = 4096;
+
 /// Whether the writable layer `upper` and its `work` directory hold nothing, as when they were made: no name, and nothing
-/// on the root itself but its mode, which is set anew. What can't be looked at is not.
+/// on the root itself but its mode and times, which are set anew. What can't be looked at is not.
 pub fn is_untouched(upper: &Path, work: &Path) -> bool {
     is_bare(upper).and_then(|bare| Ok(bare && is_empty(upper)? && holds_empty_only(work)?)).unwrap_or(false)
 }
 
 /// The root belongs to who made it, and has no attributes but one that the union puts there and those of the machine.
-fn is_bare(upper: &Path) -> std::io::Result<bool> {
+fn is_bare(upper: &Path) -> io::Result<bool> {
     let meta = fs::symlink_metadata(upper)?;
     if (meta.uid(), meta.gid()) != (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()) {
         return Ok(false);
@@ -38,17 +43,35 @@ fn is_bare(upper: &Path) -> std::io::Result<bool> {
     Ok(names.all(|name| expected.iter().any(|e| e == name)))
 }
 
-fn is_empty(dir: &Path) -> std::io::Result<bool> {
-    Ok(fs::read_dir(dir)?.next().is_none())
+fn is_empty(dir: &Path) -> io::Result<bool> {
+    Ok(fs::symlink_metadata(dir)?.size() <= SMALL && fs::read_dir(dir)?.next().is_none())
 }
 
-fn holds_empty_only(dir: &Path) -> std::io::Result<bool> {
+fn holds_empty_only(dir: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         if !entry.file_type()?.is_dir() || !is_empty(&entry.path())? {
             return Ok(false);
         }
     }
+    Ok(true)
+}
+
+/// Whether nothing is missing in a container's directory, and nothing more in it than the next one writes anew.
+fn is_whole(dir: &Path) -> io::Result<bool> {
+    let names = fs::read_dir(dir)?.map(|entry| Ok(entry?.file_name())).collect::<io::Result<Vec<_>>>()?;
+    Ok(names.len() == KNOWN.len() && KNOWN.iter().all(|known| names.iter().any(|name| name == known)))
+}
+
+/// As if it were new, if it can be.
+fn renew(dir: &Path) -> io::Result<bool> {
+    let (upper, work) = (dir.join(UPPER), dir.join(WORK));
+    // Who left it may not have let go of it yet.
+    if !is_whole(dir)? || !is_untouched(&upper, &work) || File::open(dir.join(THROW_AWAY))?.try_lock().is_err() {
+        return Ok(false);
+    }
+    let now = SystemTime::now();
+    File::open(&upper)?.set_times(FileTimes::new().set_accessed(now).set_modified(now))?;
     Ok(true)
 }
 
@@ -63,14 +86,18 @@ impl Store {
 
     /// The directory that was left by another, to be made into that of container `id`; the caller holds
     /// [`adding`](Self::adding). What is in `upper` and `work` would be seen in the next container: it is looked at again.
-    pub(super) fn claim_spare(&self, id: &str) -> Result<Option<Draft>> {
-        let (spare, claimed) = (self.spare(), self.path("tmp").join(format!("dir-{id}")));
-        match fs::rename(&spare, &claimed) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            renamed => renamed.map_err(Error::at("rename", &spare))?,
-        }
+    pub(super) fn claim_spare(&self, id: &str) -> Option<Draft> {
+        let claimed = self.path("tmp").join(format!("dir-{id}"));
+        fs::rename(self.spare(), &claimed).ok()?;
         let draft = Draft::of(claimed);
-        Ok(is_untouched(&draft.path().join(UPPER), &draft.path().join(WORK)).then_some(draft))
+        match renew(draft.path()) {
+            Ok(true) => Some(draft),
+            Ok(false) => None,
+            Err(e) => {
+                log::debug!("{}: {e}", draft.path().display());
+                None
+            }
+        }
     }
 
     /// Ends the life of a container that was to go when it ended, and has ended in order: who served it has taken away what
@@ -81,21 +108,24 @@ impl Store {
     pub fn retire_container(&self, container: &Container, running: Running) -> Result<()> {
         let _adding = self.adding()?;
         // Where another was faster it is not empty, and this one is not needed.
-        if is_whole(container.dir()) && fs::rename(container.dir(), self.spare()).is_ok() {
-            drop(running);
-            return Ok(());
+        match leave(container.dir(), &self.spare()) {
+            Ok(true) => {
+                drop(running);
+                Ok(())
+            }
+            _ => self.remove_container(container, running),
         }
-        self.remove_container(container, running)
     }
 }
 
-/// Whether nothing is missing in a container's directory, and nothing more in it than the next one writes anew.
-fn is_whole(dir: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(dir) else { return false };
-    let mut names = Vec::new();
-    for entry in entries {
-        let Ok(entry) = entry else { return false };
-        names.push(entry.file_name());
+/// Makes a container's directory the spare, if it is good for that. What ran in it nobody needs to know any more.
+fn leave(dir: &Path, spare: &Path) -> io::Result<bool> {
+    if spare.exists() || !is_whole(dir)? {
+        return Ok(false);
     }
-    names.len() == KNOWN.len() && KNOWN.iter().all(|known| names.iter().any(|name| name == known))
+    let record = dir.join(RECORD);
+    let len = usize::try_from(fs::symlink_metadata(&record)?.len()).unwrap_or(0);
+    write_over(&record, &vec![b' '; len])?;
+    fs::rename(dir, spare)?;
+    Ok(true)
 }

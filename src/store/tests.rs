@@ -299,6 +299,11 @@ fn an_image_is_found_whatever_is_wrong_with_another() {
     // Which one, and that it is not as it should be.
     let e = store.image("broken").unwrap_err();
     assert!(e.to_string().contains(short(broken.id())), "{e}");
+    // Had again it is whole.
+    assert_eq!(image(&store, &["b"], Some("broken")), broken);
+    assert_eq!(store.image("broken").unwrap().image, broken);
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "{}").unwrap();
     store.remove_name(&parse_name("broken").unwrap()).unwrap();
     assert_eq!(store.image("broken").unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(store.sweep(true).unwrap().unwrap().layers, 1);

@@ -105,13 +105,13 @@ fn each_is_ended_as_it_wants(cx: &mut Ctx) -> Result<()> {
 /// One that is thrown away may begin with the directories of the one before.
 fn nothing_passes_to_the_next(cx: &mut Ctx) -> Result<()> {
     let b = Shelf::new(cx)?;
-    let look = "stat -c '%a %u:%g %F %h' /; find / -xdev | sort; hostname; echo $X";
+    let look = "stat -c '%a %u:%g %F %h %s' /; test $(stat -c %Y /) -gt 1000000000 && echo new; find / -xdev | sort; hostname; echo $X";
     let same_name = ["run", "--rm", "--hostname", "box"];
     let looks = || b.says(&[&same_name[..], &["base:1", "sh", "-c", look]].concat());
     let fresh = looks()?;
-    holds!(fresh.contains("755 0:0 directory"), "{fresh}");
+    holds!(fresh.contains("755 0:0 directory") && fresh.contains("new\n"), "{fresh}");
     for change in [
-        "true", "echo x > /secret", "mkdir /d; rmdir /d", "chmod 700 /", "chown 7:7 / 2>/dev/null || chmod 711 /",
+        "true", "touch -d '1980-01-01 00:00' /", "for i in $(seq 2000); do echo > /f$i; done; rm /f*", "echo x > /secret", "mkdir /d; rmdir /d", "chmod 700 /", "chown 7:7 / 2>/dev/null || chmod 711 /",
         "rm -r /etc", "mv /bin/sh /sh", "echo x >> /etc/passwd; exit 3", "kill -9 $$", "ln /etc/passwd /p; rm /p",
     ] {
         let out = b.call(&["run", "--rm", "-e", "X=y", "base:1", "sh", "-c", change])?;

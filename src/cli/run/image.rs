@@ -301,6 +301,7 @@ fn prepare(
     };
     let mut spec = args.spec(mapping, &caller(container), &defaults(&image), container.dir(), &[])?;
     take_over(&mut spec.process, container);
+    let goes = goes.then(|| (store.clone(), container.clone()));
     Ok((spec, View::of_container(given, config, container.dir(), goes)))
 }
 

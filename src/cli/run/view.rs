@@ -14,7 +14,7 @@ use crate::fuse::session::Serving;
 use crate::fuse::{self, Mount, Options, Session, Tuning};
 use crate::overlay::{Config, Overlay, SetAttr};
 use crate::runner::{Owners, Root, RootError};
-use crate::store;
+use crate::store::{self, Container, Store};
 use crate::vocab::why;
 
 /// How long the daemon's threads may take to end once everything inside has.
@@ -31,8 +31,8 @@ pub(in crate::cli) struct View {
     base: PathBuf,
     /// What is removed in the end: only the one who serves the view can.
     throw_away: Vec<PathBuf>,
-    /// But not where nothing was written.
-    spares_untouched: bool,
+    /// The container that goes with it, and where that is: not what nothing was written on.
+    goes: Option<(Store, Container)>,
     session: Option<Session>,
     served: Option<(fuse::session::Stopper, Serving)>,
     /// Takes what is printed inside, once we have threads.
@@ -65,7 +65,7 @@ impl View {
             host,
             base: base.into(),
             throw_away,
-            spares_untouched: false,
+            goes: None,
             session: None,
             served: None,
             recorder: None,
@@ -75,11 +75,16 @@ impl View {
         }
     }
 
-    /// The view of a container with its directory. If it `goes` in the end, so does here what it has written; what was not
-    /// written on is left for the next one.
-    pub(in crate::cli) fn of_container(given: Given, config: Config, dir: &Path, goes: bool) -> Self {
-        let throw_away = given.upper.iter().chain(&given.work).filter(|_| goes).cloned().collect();
-        Self { throw_away, spares_untouched: true, ..Self::new(given, false, config, dir) }
+    /// The view of a container with its directory. If that `goes` in the end it is removed here, or, where nothing was
+    /// written, left for the next one.
+    pub(in crate::cli) fn of_container(
+        given: Given,
+        config: Config,
+        dir: &Path,
+        goes: Option<(Store, Container)>,
+    ) -> Self {
+        let throw_away = given.upper.iter().chain(&given.work).filter(|_| goes.is_some()).cloned().collect();
+        Self { throw_away, goes, ..Self::new(given, false, config, dir) }
     }
 
     /// The same, and what is printed inside is recorded.
@@ -145,26 +150,42 @@ impl View {
         let served = match self.served.take() {
             Some((stopper, thread)) => {
                 stopper.stop();
-                join(thread)
+                join(thread, self.config.thrown_away)
             }
             None => Ok(()),
         };
-        let mut done = served;
-        if self.spares_untouched
-            && done.is_ok()
-            && let (Some(upper), Some(work)) = (&self.given.upper, &self.given.work)
-            && store::is_untouched(upper, work)
-        {
-            return done;
+        let removed = self.remove(served.is_ok());
+        match served.and(removed) {
+            // Nobody loses anything by it, and the command has ended as it has.
+            Err(e) if self.config.thrown_away => {
+                log::warn!("{e}");
+                Ok(())
+            }
+            done => done,
         }
+    }
+
+    /// Removes what is thrown away; nobody writes on it any more if `all_over`.
+    fn remove(&mut self, all_over: bool) -> Result<(), Error> {
+        if let Some((store, container)) = &self.goes {
+            if all_over && store::is_untouched(&container.upper(), &container.work()) {
+                return Ok(());
+            }
+            // Out of sight first: to remove it may take a while, and its name is wanted again.
+            match store.bury_container(container) {
+                Ok(grave) => self.throw_away.push(grave),
+                Err(e) => log::debug!("{e}"),
+            }
+        }
+        let mut removed = Ok(());
         for path in &self.throw_away {
             if let Err(e) = std::fs::remove_dir_all(path)
                 && e.kind() != std::io::ErrorKind::NotFound
             {
-                done = done.and(Err(Error::new(format!("remove {}: {}", path.display(), why(&e)))));
+                removed = removed.and(Err(Error::new(format!("remove {}: {}", path.display(), why(&e)))));
             }
         }
-        done
+        removed
     }
 }
 
@@ -187,10 +208,12 @@ impl Root for View {
 }
 
 /// Waits for the daemon's threads, but not for ever: somebody outside may hold a file of the view open.
-fn join(serving: Serving) -> Result<(), Error> {
+fn join(serving: Serving, thrown_away: bool) -> Result<(), Error> {
     match serving.join_within(PATIENCE) {
         Some(done) => Ok(done?),
-        None => Err(Error::new("somebody outside still uses the view; it ends now")
-            .hint("what was changed inside is in the upper directory")),
+        None => {
+            let error = Error::new("somebody outside still uses the view; it ends now");
+            Err(if thrown_away { error } else { error.hint("what was changed inside is in the upper directory") })
+        }
     }
 }

@@ -34,6 +34,8 @@ fn the_next_one_begins_with_what_nothing_was_written_on() {
     let [one, two] = [(); 2].map(|()| store.create_container(thrown_away(&a)).unwrap());
     assert!(!is_second_hand(&one));
     let runs = [&one, &two].map(run);
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+    fs::File::open(one.upper()).unwrap().set_modified(long_ago).unwrap();
     for (container, running) in [&one, &two].into_iter().zip(runs) {
         store.retire_container(container, running).unwrap();
     }
@@ -46,6 +48,7 @@ fn the_next_one_begins_with_what_nothing_was_written_on() {
     assert!(!is_second_hand(&kept));
     let next = store.create_container(thrown_away(&a)).unwrap();
     assert!(is_second_hand(&next));
+    assert!(fs::metadata(next.upper()).unwrap().modified().unwrap() > long_ago);
     assert_eq!(store.containers().unwrap(), [kept, next.clone()]);
     assert_eq!(next.status().unwrap(), Status::Created);
     store.retire_container(&next, run(&next)).unwrap();
@@ -55,13 +58,51 @@ fn the_next_one_begins_with_what_nothing_was_written_on() {
 }
 
 #[test]
+fn who_still_has_a_lock_keeps_the_next_one_away() {
+    let (_dir, store) = store();
+    let a = image(&store, &["a"], Some("a"));
+    let one = store.create_container(thrown_away(&a)).unwrap();
+    store.retire_container(&one, run(&one)).unwrap();
+    let held = fs::File::open(store.path("tmp/spare/throw-away")).unwrap();
+    held.lock().unwrap();
+    let next = store.create_container(thrown_away(&a)).unwrap();
+    assert!(!is_second_hand(&next));
+    next.take().unwrap();
+}
+
+#[test]
+fn a_record_that_is_another_s_is_not_shown() {
+    let (_dir, store) = store();
+    let a = image(&store, &["a"], Some("a"));
+    let [one, two] = [(); 2].map(|()| store.create_container(thrown_away(&a)).unwrap());
+    // What a crash of the machine may leave.
+    fs::copy(one.dir().join("record.json"), two.dir().join("record.json")).unwrap();
+    assert_eq!(store.containers().unwrap(), [one]);
+    store.sweep(true).unwrap();
+    assert_eq!(store.containers().unwrap(), []);
+}
+
+#[test]
 fn what_was_written_on_is_left_to_nobody() {
     let (_dir, store) = store();
     let a = image(&store, &["a"], Some("a"));
     let xattr = |path: &Path| {
         rustix::fs::setxattr(path, "user.secret", b"x", rustix::fs::XattrFlags::empty()).unwrap();
     };
-    let marks: [(&str, &dyn Fn(&Path)); 5] = [
+    let many = |dir: &Path| {
+        for n in 0..500 {
+            fs::write(dir.join(format!("a name as long as it takes to make a directory big: {n}")), "").unwrap();
+        }
+        if fs::metadata(dir).unwrap().len() <= 4096 {
+            // Of one that does not grow, or shrinks.
+            return fs::write(dir.join("left"), "").unwrap();
+        }
+        for entry in fs::read_dir(dir).unwrap() {
+            fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+    };
+    let marks: [(&str, &dyn Fn(&Path)); 6] = [
+        ("a directory that was full", &|dir| many(&dir.join("upper"))),
         ("a file", &|dir| fs::write(dir.join("upper/secret"), "x").unwrap()),
         ("a file on its way", &|dir| fs::write(dir.join("work/work/#1"), "x").unwrap()),
         ("a file in an index", &|dir| fs::write(dir.join("work/index/00fb"), "x").unwrap()),
@@ -83,7 +124,9 @@ fn what_was_written_on_is_left_to_nobody() {
             store.retire_container(&one, running).unwrap();
             let spare = store.path("tmp/spare");
             assert_eq!(spare.exists(), late, "{what}");
-            if late && what != "more than a run leaves" {
+            if late {
+                let record = fs::read(spare.join("record.json")).unwrap();
+                assert!(record.iter().all(|b| *b == b' '), "what ran in it is kept");
                 mark(&spare);
                 let next = store.create_container(thrown_away(&a)).unwrap();
                 assert!(!is_second_hand(&next), "{what}");
