@@ -222,8 +222,16 @@ impl Roots {
         self.attach(&mount, Path::new("/dev/pts"))
     }
 
-    fn bind_device(&self, name: &str) -> Done {
+    /// A device of the machine's, whose owner, mode and times are not the inside's to change; what is read and written is
+    /// the driver's business, also where the mount is read-only.
+    fn device(&self, name: &str) -> Result<OwnedFd, Errno> {
         let device = clone_of(&self.machine, &format!("dev/{name}"), false)?;
+        make_read_only(device.as_fd(), false)?;
+        Ok(device)
+    }
+
+    fn bind_device(&self, name: &str) -> Done {
+        let device = self.device(name)?;
         let path = Path::new(DEV).join(name);
         let (dev, name) = self.place(&path)?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -250,7 +258,7 @@ impl Roots {
                 }
             }
         } else {
-            clone_of(&self.machine, "dev/null", false)?
+            self.device("null")?
         };
         Ok(attach_to(&cover, &target)?)
     }

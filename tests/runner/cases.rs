@@ -58,6 +58,7 @@ const CASES: &[Case] = &[
     ("a_descriptor_as_working_directory", escape::a_descriptor_as_working_directory),
     ("chroot_in_chroot", escape::chroot_in_chroot),
     ("climbing_from_an_open_directory", escape::climbing_from_an_open_directory),
+    ("devices_stay_whose_they_are", escape::devices_stay_whose_they_are),
     ("nothing_mounted_inside_is_seen_outside", escape::nothing_mounted_inside_is_seen_outside),
     ("namespaces_and_mounts_are_refused", escape::namespaces_and_mounts_are_refused),
     ("another_architecture_is_killed", escape::another_architecture_is_killed),

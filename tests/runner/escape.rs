@@ -42,6 +42,21 @@ pub(super) fn climbing_from_an_open_directory(p: &Place) {
     assert_eq!(out, "/\nsecret");
 }
 
+pub(super) fn devices_stay_whose_they_are(p: &Place) {
+    use std::os::unix::fs::MetadataExt;
+    let look = || {
+        let of =
+            |name: &str| std::fs::metadata(format!("/dev/{name}")).map(|m| (m.mode(), m.uid(), m.gid(), m.mtime()));
+        ["null", "zero", "full", "random", "urandom", "tty"].map(|name| of(name).unwrap())
+    };
+    let before = look();
+    // Those that cover what is masked are such, too.
+    let script = "for f in /dev/null /dev/full /dev/tty /proc/keys /proc/timer_list; do chmod 600 $f; chown 7:7 $f; \
+                  touch -d '2001-01-01 00:00' $f; done 2> /dev/null; echo x > /dev/null; head -c 2 /dev/zero | wc -c";
+    assert_eq!(p.sh(&[], script), "2");
+    assert_eq!(look(), before);
+}
+
 pub(super) fn nothing_mounted_inside_is_seen_outside(p: &Place) {
     // Even by one who may mount.
     let shared = p.dir("shared");
