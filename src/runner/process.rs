@@ -50,7 +50,7 @@ fn carry_out(step: &Step, start: &Start<'_>, home: &mut Option<String>) -> Resul
         Step::LimitBounding(set) => limit_bounding(*set).map_err(failed),
         Step::DropGroups => setgroups(&[]).map_err(|e| Error::call(step, e)),
         Step::SetUser(user) => {
-            *home = set_user(start.root, user)?;
+            *home = set_user(start.root, user, start.process.terminal)?;
             Ok(())
         }
         Step::LimitCapabilities(set) => limit_capabilities(*set).map_err(failed),
@@ -71,8 +71,27 @@ fn set_limit(Limit { name, soft, hard }: Limit) -> Result<(), Failure> {
     setrlimit(name.resource(), Rlimit { current: soft, maximum: hard }).map_err(|e| Failure::from(e).hinted(hint))
 }
 
-fn set_user(root: &OwnedFd, wanted: &str) -> Result<Option<String>, Error> {
+/// Who opens `/dev/stdout` opens the pipe or terminal again, and so must own it. What else the caller has given stays whose
+/// it is.
+fn hand_over_stdio(uid: u32, own_terminal: bool) {
+    let uid = rustix::process::Uid::from_raw(uid);
+    for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        let kind = rustix::fs::fstat(fd).map(|st| rustix::fs::FileType::from_raw_mode(st.st_mode));
+        let ours = match kind {
+            Ok(rustix::fs::FileType::Fifo) => true,
+            Ok(rustix::fs::FileType::CharacterDevice) => own_terminal,
+            _ => false,
+        };
+        if ours {
+            // Where it can't be, what it has open works all the same.
+            rustix::fs::fchown(fd, Some(uid), None).ok();
+        }
+    }
+}
+
+fn set_user(root: &OwnedFd, wanted: &str, own_terminal: bool) -> Result<Option<String>, Error> {
     let ids = users::find(root, wanted)?;
+    hand_over_stdio(ids.uid, own_terminal);
     let hint = "not every id is there inside: without a range in /etc/subuid only root is";
     let failed = |call: &str, e: Errno| {
         let error = Error::call(format_args!("become user {wanted}: {call}"), e);
