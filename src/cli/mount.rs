@@ -147,8 +147,11 @@ fn serve(settings: &Settings, tuning: &Tuning, mountpoint: &Path, ready: Option<
     };
 
     // Before any thread starts, so that all of them leave the signals to the one that waits.
-    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
-    signals.thread_block().map_err(|e| Error::new(format!("block signals: {e}")))?;
+    let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT]);
+    // Others mean something to other daemons (fuse-overlayfs prints statistics), and are no reason to end a view.
+    let ignored = SigSet::from_iter([Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGALRM]);
+    let blocked: SigSet = signals.iter().chain(ignored.iter()).collect();
+    blocked.thread_block().map_err(|e| Error::new(format!("block signals: {e}")))?;
     // Mounted first: when that is refused, nothing has been made in the work directory.
     let mount = Mount::aside(checked, &options)?;
     let inside = match &settings.inside {

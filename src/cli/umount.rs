@@ -87,8 +87,9 @@ fn sync(path: &Path) -> Result<(), Error> {
         Ok(_) | Err(rustix::io::Errno::NOTCONN | rustix::io::Errno::ACCESS) => Ok(()),
         // A view that can't be written to, of which the kernel knows that nothing has attributes.
         Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
-        Err(e) => Err(Error::new(format!("sync {}: {}", path.display(), why(&e)))
-            .hint("it is still mounted, and nothing is lost yet")),
+        Err(e) => Err(Error::new(format!("sync {}: {}", path.display(), why(&e))).hint(
+            "it is still mounted: make room and try again; but what was written through a mapping (mmap) may be lost",
+        )),
     }
 }
 

@@ -172,10 +172,8 @@ impl Filesystem for Shim {
         reply: ReplyAttr,
     ) {
         let set = SetAttr { mode, uid, gid, size, atime: set_time(atime), mtime: set_time(mtime) };
-        self.attr(
-            guarded("setattr", || self.0.setattr(|| capability::has(req.pid(), capability::FSETID), ino.0, &set)),
-            reply,
-        );
+        let may_keep = || capability::has(req.pid(), capability::FSETID);
+        self.attr(guarded("setattr", || self.0.setattr(may_keep, req.uid(), ino.0, &set)), reply);
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {

@@ -353,8 +353,8 @@ impl Ops {
         self.wishes.btime.or(false)
     }
 
-    /// `may_keep` tells whether the caller may cut a file without taking its set-id bits.
-    pub(super) fn setattr(&self, may_keep: impl FnOnce() -> bool, ino: u64, set: &SetAttr) -> Result<Attr> {
+    /// `may_keep` tells whether the caller `uid` may cut a file without taking its set-id bits.
+    pub(super) fn setattr(&self, may_keep: impl FnOnce() -> bool, uid: u32, ino: u64, set: &SetAttr) -> Result<Attr> {
         let mut set = *set;
         let nothing = set == SetAttr::default();
         if self.uses(feature::HANDLE_KILLPRIV_V2) && (nothing || set.size.is_some()) {
@@ -362,6 +362,8 @@ impl Ops {
             let left = if now.stat.kind == Kind::File { set_id::without(now.stat.mode) } else { None };
             match left {
                 Some(_) if !nothing && may_keep() => {}
+                // chown(2) to nobody: the kernel leaves the bits to us, and has not asked whose the file is.
+                Some(_) if nothing && uid != 0 && uid != now.stat.uid => return Err(Errno::PERM),
                 Some(mode) => set.mode = Some(mode),
                 None if nothing => return self.told(now),
                 None => {}

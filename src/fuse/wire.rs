@@ -46,7 +46,7 @@ fn dispatch(ops: &Ops, request: &Request<'_>, out: &mut Out<'_>) -> Result<()> {
         }
         op::SETATTR => {
             let (set, takes) = set_attr(f)?;
-            out.attr_out(&ops.setattr(|| !takes, ino, &set)?, ops.ttl(ino))
+            out.attr_out(&ops.setattr(|| !takes, request.header.uid, ino, &set)?, ops.ttl(ino))
         }
         op::READLINK => out.bytes(&ops.readlink(ino)?),
         op::SYMLINK => {

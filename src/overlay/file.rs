@@ -20,6 +20,10 @@ pub(super) fn link_target(dir: &Handle, name: &[u8]) -> Result<Vec<u8>> {
     }
 }
 
+/// Of linux/fs.h.
+const FS_IMMUTABLE_FL: u32 = 0x10;
+const FS_APPEND_FL: u32 = 0x20;
+
 impl Overlay {
     /// readlink(2).
     ///
@@ -135,7 +139,8 @@ impl Overlay {
         }
     }
 
-    /// `FS_IOC_GETFLAGS`: the inode flags of a regular file as the layer that has it tells them.
+    /// `FS_IOC_GETFLAGS`: the inode flags of a regular file as the layer that has it tells them; but of a lower layer's not
+    /// that it can't be changed, for here it can.
     ///
     /// # Errors
     /// `ENOTTY` where there are none.
@@ -144,7 +149,8 @@ impl Overlay {
         if node.kind != Kind::File {
             return Err(Errno::NOTTY);
         }
-        self.data(&node, Access::Read)?.flags()
+        let flags = self.data(&node, Access::Read)?.flags()?;
+        Ok(if node.has_upper() { flags } else { flags & !(FS_IMMUTABLE_FL | FS_APPEND_FL) })
     }
 
     /// The metadata of an inode after something was made under a name, with one more reference for the caller.

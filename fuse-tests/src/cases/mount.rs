@@ -122,11 +122,16 @@ fn read_only_without_upper(cx: &mut Ctx) -> Result<()> {
 
 fn foreground(cx: &mut Ctx) -> Result<()> {
     cx.dir.file("a/f", "a")?;
-    for (flag, signal) in [("-f", Signal::SIGINT), ("--foreground", Signal::SIGTERM)] {
+    for (flag, signal) in [("-f", Signal::SIGINT), ("--foreground", Signal::SIGTERM), ("-f", Signal::SIGQUIT)] {
         let args = ["mount", flag, "--lower", &text(&cx.dir, "a"), &text(&cx.m, "")];
         let mut child = Command::new(cx.binary()).args(args).stdin(Stdio::null()).spawn()?;
         wait_until(|| cx.m.has("f"))?;
         holds!(child.try_wait()?.is_none());
+        // What other daemons take for a question.
+        for other in [Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGALRM] {
+            kill(Pid::from_raw(child.id().cast_signed()), other)?;
+        }
+        same!(cx.m.read("f")?, "a");
         kill(Pid::from_raw(child.id().cast_signed()), signal)?;
         let status = child.wait()?;
         holds!(status.success(), "{signal}: {status}");

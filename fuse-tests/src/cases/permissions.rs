@@ -14,10 +14,27 @@ const ROOT: &[User] = &[User::Root];
 
 cases!("permissions":
     supplementary_groups.privileged(), acl_of_groups_and_mask.privileged(), default_acl_with_mask.privileged(),
-    capability_goes.by(ROOT), set_id_goes.privileged(), set_id_stays_for_nothing.privileged(), sticky.privileged(),
+    capability_goes.by(ROOT), set_id_goes.privileged(), set_id_stays_for_nothing.privileged(),
+    set_id_stays_for_strangers.privileged(), sticky.privileged(),
     mount_flags.onlay().by(ROOT), read_only.onlay(),
     no_more_than_the_mounter.onlay().by(&[User::Ordinary, User::Userns, User::Norange]),
 );
+
+/// chown(2) that changes nothing takes the bits, but not for anybody.
+fn set_id_stays_for_strangers(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("s", "x")?.mode("s", 0o6755)?;
+    let m = open_to_all(cx)?;
+    m.file("own", "")?.owner("own", 1234, 1234)?.mode("own", 0o4755)?;
+    let nothing = |name: &str| std::os::unix::fs::chown(m.p(name), None, None);
+    as_ids(1234, 1234, &[], || {
+        fails!(nothing("s"), EPERM);
+        nothing("own").map_err(Into::into)
+    })?;
+    same!((m.stat("s")?.mode() & 0o7777, m.stat("own")?.mode() & 0o7777), (0o6755, 0o755));
+    nothing("s")?;
+    same!(m.stat("s")?.mode() & 0o7777, 0o755);
+    Ok(())
+}
 
 fn setfacl(m: &Tree, spec: &[&str], name: &str) -> Result<()> {
     Out::of(Command::new("setfacl").args(spec).arg(m.p(name)))?.ok().map(drop)
