@@ -561,7 +561,7 @@ _onlay() {
             return 0
             ;;
         onlay__subcmd__export)
-            opts="-o -h --output --root --help"
+            opts="-o -q -h --output --quiet --root --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0

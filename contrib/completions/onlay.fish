@@ -110,7 +110,7 @@ none\t'Nothing but loopback'
 pasta\t'Its own, connected without root by pasta (package passt)'
 slirp4netns\t'Its own, connected without root by slirp4netns'"
 complete -c onlay -n "__fish_onlay_using_subcommand run" -s p -l publish -d 'Let a port of the machine lead to one inside [default address: all of the machine\'s]' -r
-complete -c onlay -n "__fish_onlay_using_subcommand run" -s h -l hostname -d 'The host name inside [default: onlay, with --host: the machine\'s]' -r
+complete -c onlay -n "__fish_onlay_using_subcommand run" -s h -l hostname -d 'The host name inside [default: the container\'s id, onlay where there is none, with --host: the machine\'s]' -r
 complete -c onlay -n "__fish_onlay_using_subcommand run" -l dns -d 'Ask this server for names, and none of the machine\'s' -r
 complete -c onlay -n "__fish_onlay_using_subcommand run" -l dns-search -d 'Try this domain behind names, and none of the machine\'s; . is none' -r
 complete -c onlay -n "__fish_onlay_using_subcommand run" -l dns-option -l dns-opt -d 'An option of resolv.conf(5), instead of the machine\'s' -r
@@ -166,7 +166,7 @@ none\t'Nothing but loopback'
 pasta\t'Its own, connected without root by pasta (package passt)'
 slirp4netns\t'Its own, connected without root by slirp4netns'"
 complete -c onlay -n "__fish_onlay_using_subcommand create" -s p -l publish -d 'Let a port of the machine lead to one inside [default address: all of the machine\'s]' -r
-complete -c onlay -n "__fish_onlay_using_subcommand create" -s h -l hostname -d 'The host name inside [default: onlay, with --host: the machine\'s]' -r
+complete -c onlay -n "__fish_onlay_using_subcommand create" -s h -l hostname -d 'The host name inside [default: the container\'s id, onlay where there is none, with --host: the machine\'s]' -r
 complete -c onlay -n "__fish_onlay_using_subcommand create" -l dns -d 'Ask this server for names, and none of the machine\'s' -r
 complete -c onlay -n "__fish_onlay_using_subcommand create" -l dns-search -d 'Try this domain behind names, and none of the machine\'s; . is none' -r
 complete -c onlay -n "__fish_onlay_using_subcommand create" -l dns-option -l dns-opt -d 'An option of resolv.conf(5), instead of the machine\'s' -r
@@ -255,6 +255,7 @@ complete -c onlay -n "__fish_onlay_using_subcommand commit" -s q -l quiet -d 'No
 complete -c onlay -n "__fish_onlay_using_subcommand commit" -s h -l help -d 'Print help'
 complete -c onlay -n "__fish_onlay_using_subcommand export" -s o -l output -d 'Where to [default: standard output]' -r -F
 complete -c onlay -n "__fish_onlay_using_subcommand export" -l root -d 'Where images and containers are kept [default: $XDG_DATA_HOME/onlay, for root /var/lib/onlay]' -r
+complete -c onlay -n "__fish_onlay_using_subcommand export" -s q -l quiet -d 'No progress'
 complete -c onlay -n "__fish_onlay_using_subcommand export" -s h -l help -d 'Print help'
 complete -c onlay -n "__fish_onlay_using_subcommand images" -l format -d 'How to print it' -r -f -a "table\t'Columns for people'
 json\t'An array of objects'"

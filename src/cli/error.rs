@@ -26,8 +26,9 @@ impl Error {
         let first = parts.next().unwrap_or_default();
         let message = first.strip_prefix("error: ").unwrap_or(&first).to_owned();
         let hint = parts.find_map(|part| {
+            // To pass an unknown flag as a word is hardly ever what was meant.
             let told = ["tip: ", "Usage: ", "For more information, "].iter().find_map(|s| part.strip_prefix(s))?;
-            Some(told.to_owned())
+            Some(told.to_owned()).filter(|told| !told.starts_with("to pass '-"))
         });
         Self { message, hint, code: None }
     }

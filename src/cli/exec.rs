@@ -38,6 +38,9 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
 }
 
 fn try_run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
+    if !args.detach {
+        args.process.refuse_no_terminal()?;
+    }
     let store = store.open()?;
     let container = running(&store, &args.container)?;
     let process = run::extra_process(&store, &container, &args.process, args.command.clone())?;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::error::Error;
-use super::run::journal::{Follow, before, show};
+use super::run::journal::{Follow, before, is_kept, show};
 use super::store::StoreArgs;
 use crate::store::{Container, Status};
 use crate::vocab::why;
@@ -38,6 +38,9 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     lines.extend(follow.lines().map_err(fail)?);
     let from = args.tail.map_or(0, |tail| lines.len().saturating_sub(tail));
     show(&lines[from..], args.timestamps).map_err(fail)?;
+    if lines.is_empty() && !is_kept(container.dir()) && container.state()?.started.is_some() {
+        log::warn!("nothing was kept of what {} has printed: it was not detached (run -d)", args.container);
+    }
     if !args.follow {
         return Ok(ExitCode::SUCCESS);
     }

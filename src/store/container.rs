@@ -374,7 +374,12 @@ impl Store {
     pub fn set_state(&self, container: &Container, state: &State) -> Result<()> {
         let _adding = self.adding()?;
         let at = container.dir.join("state.json");
-        if state.remove { self.write_json_unsynced(&at, state) } else { self.write_json(&at, state) }
+        let written = if state.remove { self.write_json_unsynced(&at, state) } else { self.write_json(&at, state) };
+        // On a full disk there is no room for one more; but the last one has a block of its own.
+        match written {
+            Err(e) if e.kind() == ErrorKind::Full && at.exists() => write_over(&at, &to_json(state)?).map_err(|_| e),
+            written => written,
+        }
     }
 
     /// Takes a container out of sight, which its user does not need any more, to remove it from where it is now: that may

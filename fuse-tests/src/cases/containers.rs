@@ -18,6 +18,8 @@ cases!("containers":
     labels_are_kept_and_found.onlay().by(ALL), the_id_is_written_once.onlay().by(ALL),
     each_is_ended_as_it_wants.onlay().by(ALL), images_are_fetched_as_told.onlay().by(ALL),
     left_by_keys.onlay().by(ALL), nothing_passes_to_the_next.onlay().by(ALL),
+    standard_outputs_are_the_users.onlay().by(ALL), names_of_the_host.onlay().by(ALL),
+    a_terminal_needs_one.onlay().by(ALL),
 );
 
 fn labels_are_kept_and_found(cx: &mut Ctx) -> Result<()> {
@@ -140,6 +142,46 @@ fn nothing_passes_to_the_next(cx: &mut Ctx) -> Result<()> {
     same!(looks()?, fresh);
     b.says(&["gc"])?;
     same!((b.says(&["ps", "-aq"])?, looks()?), (String::new(), fresh));
+    Ok(())
+}
+
+/// `/dev/stdout` is opened again by who logs there, as images do by a link.
+fn standard_outputs_are_the_users(cx: &mut Ctx) -> Result<()> {
+    let b = Shelf::new(cx)?;
+    let user = if b.says(&["run", "--rm", "base:1", "sh", "-c", "cat /proc/self/uid_map"])?.split_whitespace().last() == Some("1") {
+        "0"
+    } else {
+        "1000"
+    };
+    let script = "id -u; echo one > /dev/stdout; echo two > /dev/stderr; exec sleep 100";
+    let out = b.call(&["run", "--rm", "-u", user, "base:1", "sh", "-c", &script.replace("exec sleep 100", "true")])?.ok()?;
+    same!((out.stdout.trim(), out.stderr.trim()), (&*format!("{user}\none"), "two"));
+    b.says(&["run", "-d", "--name", "web", "-u", user, "base:1", "sh", "-c", script])?;
+    until("it has logged", || Ok(b.call(&["logs", "web"])?.stderr.contains("two")))?;
+    same!(b.says(&["exec", "-u", user, "web", "sh", "-c", "echo three > /dev/stdout"])?, "three");
+    Ok(())
+}
+
+fn names_of_the_host(cx: &mut Ctx) -> Result<()> {
+    let b = Shelf::new(cx)?;
+    let both = |flags: &[&str]| b.says(&[&["run", "--rm"], flags, &["base:1", "sh", "-c", "hostname; echo $HOSTNAME"]].concat());
+    let said = both(&[])?;
+    let (name, variable) = said.split_once('\n').context("two lines")?;
+    same!((name.len(), name), (12, variable));
+    same!(both(&["-h", "foo"])?, "foo\nfoo");
+    same!(both(&["-h", "foo", "-e", "HOSTNAME=bar"])?, "foo\nbar");
+    Ok(())
+}
+
+/// Else who waits for the end of its input would wait for ever.
+fn a_terminal_needs_one(cx: &mut Ctx) -> Result<()> {
+    let b = Shelf::new(cx)?;
+    b.says(&["run", "-d", "--name", "web", "base:1", "sleep", "100"])?;
+    for args in [&["run", "--rm", "-it", "base:1", "sh"][..], &["exec", "-it", "web", "sh"]] {
+        let out = b.call(args)?;
+        is_clear(&out, "not a terminal")?;
+        same!(out.code, 1);
+    }
     Ok(())
 }
 

@@ -105,7 +105,7 @@ pub(in crate::cli) struct RunArgs {
     #[arg(short, long, value_name = "[ADDR:]HOST:CONTAINER[/udp]", action = clap::ArgAction::Append, help_heading = "Network")]
     pub(in crate::cli) publish: Vec<String>,
 
-    /// The host name inside [default: onlay, with --host: the machine's]
+    /// The host name inside [default: the container's id, onlay where there is none, with --host: the machine's]
     #[arg(short = 'h', long, value_name = "NAME", help_heading = "Network")]
     pub(in crate::cli) hostname: Option<String>,
 
@@ -132,6 +132,9 @@ pub(in crate::cli) struct RunArgs {
     )]
     pub(in crate::cli) command: Vec<OsString>,
 }
+
+/// The host name where there is neither a container nor a wish.
+pub(super) const NAMELESS: &str = "onlay";
 
 /// The value of `--network`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -213,7 +216,7 @@ impl RunArgs {
                 return Err(ArgError::value("hostname", name, "a host name has 1 to 64 letters, digits, '-' and '.'"));
             }
             (None, true) => None,
-            (None, false) => Some("onlay".to_owned()),
+            (None, false) => Some(NAMELESS.to_owned()),
         };
         let network = match (self.network, self.host) {
             (Some(NetworkArg::Host), _) | (None, true) => Network::Host,

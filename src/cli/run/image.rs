@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::args::{Caller, Defaults, last_wins};
+use super::args::{Caller, Defaults, NAMELESS, last_wins};
 use super::container::Pull;
 use super::detach::detached;
 use super::journal::Recorder;
@@ -255,7 +255,10 @@ pub(super) fn start(
             oom_killed,
             ..state
         };
-        store.set_state(container, &state)?;
+        // The command has ended as it has, whatever becomes of that.
+        if let Err(e) = store.set_state(container, &state) {
+            log::warn!("state of container {}: {e}", container.record.name);
+        }
     }
     Ok(ExitCode::from(u8::try_from(ended?).unwrap_or(FAILED)))
 }
@@ -376,6 +379,11 @@ fn take_over(process: &mut runner::Process, container: &Container) {
     };
     process.command = record.args.iter().map(OsString::from).collect();
     process.env = record.env.iter().map(pair).collect();
+    if record.hostname.is_none() {
+        // Its id was not known then.
+        let made_up = process.env.iter_mut().filter(|(name, value)| name == "HOSTNAME" && value == NAMELESS);
+        made_up.for_each(|(_, value)| *value = container.short_id().into());
+    }
 }
 
 /// One more process in a running container: confined as its command, with what `args` change.

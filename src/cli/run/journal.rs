@@ -29,6 +29,11 @@ pub(in crate::cli) struct Line {
     pub(in crate::cli) time: String,
 }
 
+/// Whether what a container prints is recorded in its directory, or has been.
+pub(in crate::cli) fn is_kept(dir: &Path) -> bool {
+    files(dir).iter().any(|file| file.exists())
+}
+
 /// The file being written, and the one before.
 fn files(dir: &Path) -> [PathBuf; 2] {
     [dir.join("log.1.json"), dir.join("log.json")]

@@ -36,6 +36,9 @@ use crate::vocab::why;
 pub(super) const FAILED: u8 = 125;
 
 pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
+    if !args.detach && !args.dry_run {
+        args.process.refuse_no_terminal()?;
+    }
     let done = if args.is_image() { image::run(args, store) } else { try_run(args) };
     done.map_err(|e| e.or_code(FAILED))
 }

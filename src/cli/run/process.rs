@@ -8,6 +8,7 @@ use clap::{ArgAction, Args};
 
 use super::args::Caller;
 use super::values::{ArgError, limit};
+use crate::cli::error::Error;
 use crate::runner::Limit;
 use crate::vocab::why;
 
@@ -50,6 +51,20 @@ pub(in crate::cli) struct ProcessArgs {
 type Variable = (OsString, OsString);
 
 impl ProcessArgs {
+    /// A terminal inside whose other end is no terminal never says that the input has ended: what waits for it there would
+    /// wait for ever.
+    ///
+    /// # Errors
+    /// Both are asked for, and standard input is none.
+    pub(in crate::cli) fn refuse_no_terminal(&self) -> Result<(), Error> {
+        if self.interactive && self.tty && !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+            return Err(Error::new("standard input is not a terminal")
+                .or_code(1)
+                .hint("leave -t out: -i alone passes it on"));
+        }
+        Ok(())
+    }
+
     /// Those of the files, then those given one by one.
     pub(super) fn variables(&self, caller: &Caller) -> Result<Vec<Variable>, ArgError> {
         let mut env = Vec::new();

@@ -60,7 +60,7 @@ pub(super) fn bytes(text: &str) -> Option<u64> {
     }
 }
 
-/// `[ADDR:]HOST:CONTAINER[/tcp|/udp]`, or one port that is the same on both sides.
+/// `[ADDR:]HOST:CONTAINER[/tcp|/udp]`.
 pub(super) fn port(text: &str) -> Result<Port, ArgError> {
     let bad = |why: &str| ArgError::value("publish", text, why).hint("8080:80, 127.0.0.1:8080:80, 53:53/udp");
     let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
@@ -71,11 +71,13 @@ pub(super) fn port(text: &str) -> Result<Port, ArgError> {
     };
     let number = |word: &str| match word.parse::<u16>() {
         Ok(n @ 1..) => Ok(n),
+        _ if word.contains('-') => Err(bad("no ranges: give -p for each port")),
         _ => Err(bad("not a port, 1 to 65535")),
     };
     let words: Vec<_> = numbers.split(':').collect();
     let (address, machine, inside) = match words[..] {
-        [both] => ("", both, both),
+        // docker chooses a free one outside then: nobody expects this one.
+        [_] => return Err(bad("which port of the machine's leads there? HOST:CONTAINER")),
         [machine, inside] => ("", machine, inside),
         [address, machine, inside] => (address, machine, inside),
         _ => return Err(bad("not [ADDR:]HOST:CONTAINER")),
@@ -126,8 +128,7 @@ mod tests {
     fn ports_lead_inside() {
         assert_eq!(port("8080:80").unwrap().to_string(), "0.0.0.0:8080:80/tcp");
         assert_eq!(port("127.0.0.1:53:54/udp").unwrap().to_string(), "127.0.0.1:53:54/udp");
-        assert_eq!(port("9").unwrap().to_string(), "0.0.0.0:9:9/tcp");
-        for bad in ["", "0:1", "1:70000", "a:1:1", "1:2:3:4", "1:1/sctp"] {
+        for bad in ["", "9", "1-2:1-2", "0:1", "1:70000", "a:1:1", "1:2:3:4", "1:1/sctp"] {
             assert!(port(bad).is_err(), "{bad}");
         }
     }
