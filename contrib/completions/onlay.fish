@@ -184,7 +184,7 @@ complete -c onlay -n "__fish_onlay_using_subcommand create" -l init -d 'An init 
 complete -c onlay -n "__fish_onlay_using_subcommand create" -l read-only -d 'Nothing can be written to but volumes and tmpfs'
 complete -c onlay -n "__fish_onlay_using_subcommand create" -l dry-run -d 'Print what would be done'
 complete -c onlay -n "__fish_onlay_using_subcommand create" -l help -d 'Print help'
-complete -c onlay -n "__fish_onlay_using_subcommand ps" -s f -l filter -d 'Only those with a label, a name (or part of it), a status (created, running, exited), of an image' -r
+complete -c onlay -n "__fish_onlay_using_subcommand ps" -s f -l filter -d 'Only those with a label, a name (part of it, or ^NAME$), an id, a status (created, running, exited, dead), an exit code, of an image; of several of one kind, but labels, one is enough' -r
 complete -c onlay -n "__fish_onlay_using_subcommand ps" -l format -d 'How to print it' -r -f -a "table\t'Columns for people'
 json\t'An array of objects'"
 complete -c onlay -n "__fish_onlay_using_subcommand ps" -l root -d 'Where images and containers are kept [default: $XDG_DATA_HOME/onlay, for root /var/lib/onlay]' -r
@@ -245,7 +245,7 @@ complete -c onlay -n "__fish_onlay_using_subcommand stats" -l root -d 'Where ima
 complete -c onlay -n "__fish_onlay_using_subcommand stats" -l no-stream -d 'Once, which it always is'
 complete -c onlay -n "__fish_onlay_using_subcommand stats" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c onlay -n "__fish_onlay_using_subcommand rm" -l root -d 'Where images and containers are kept [default: $XDG_DATA_HOME/onlay, for root /var/lib/onlay]' -r
-complete -c onlay -n "__fish_onlay_using_subcommand rm" -s f -l force -d 'Kill those that run'
+complete -c onlay -n "__fish_onlay_using_subcommand rm" -s f -l force -d 'Kill those that run; those that are not there are no mistake'
 complete -c onlay -n "__fish_onlay_using_subcommand rm" -s h -l help -d 'Print help'
 complete -c onlay -n "__fish_onlay_using_subcommand commit" -s c -l change -d 'An instruction as in a Dockerfile: CMD, ENTRYPOINT, ENV, LABEL, WORKDIR, USER, STOPSIGNAL, EXPOSE' -r
 complete -c onlay -n "__fish_onlay_using_subcommand commit" -s m -l message -d 'A line for the history' -r

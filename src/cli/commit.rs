@@ -11,7 +11,8 @@ use crate::store::{Change, Commit, parse_name};
 /// Make an image of a container: what it wrote becomes one new layer
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-The container must not be running. The same changes make the same layer, whenever they are committed.
+The container must not be running. The same changes make the same layer, whenever they are committed. The config is the
+image's, with --change: command, variables and labels that the container was run with are not in it.
 
 Examples:
   onlay commit web app:2

@@ -2,12 +2,13 @@
 
 use std::process::ExitCode;
 
+use oci_spec::image::Digest;
 use serde::Serialize;
 
 use super::error::Error;
 use super::output::print;
 use super::store::{ListArgs, StoreArgs, ago, print_rows};
-use crate::store::{Container, ErrorKind, State, Status};
+use crate::store::{Container, ErrorKind, State, Status, Store};
 
 /// List containers
 #[derive(Debug, clap::Args)]
@@ -20,8 +21,10 @@ pub(super) struct Args {
     /// Those that do not run, too
     #[arg(short, long)]
     all: bool,
-    /// Only those with a label, a name (or part of it), a status (created, running, exited), of an image
-    #[arg(short, long, value_name = "label=NAME[=VALUE]|name=..|status=..|ancestor=..", action = clap::ArgAction::Append)]
+    /// Only those with a label, a name (part of it, or ^NAME$), an id, a status (created, running, exited, dead), an exit code,
+    /// of an image; of several of one kind, but labels, one is enough
+    #[arg(short, long, value_name = "label=NAME[=VALUE]|name=..|id=..|status=..|exited=..|ancestor=..",
+        action = clap::ArgAction::Append)]
     filter: Vec<String>,
     #[command(flatten)]
     list: ListArgs,
@@ -31,16 +34,46 @@ pub(super) struct Args {
 #[derive(Debug)]
 enum Filter {
     Label(String, Option<String>),
-    Name(String),
-    Status(Status),
-    Image(String),
+    /// A part of its name, perhaps at the beginning or the end.
+    Name {
+        start: bool,
+        part: String,
+        end: bool,
+    },
+    Id(String),
+    Status(Shown),
+    Exited(i32),
+    /// What an image was called, and the one that is called so now.
+    Image(String, Option<Digest>),
+}
+
+/// What a container is shown as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    Created,
+    Running,
+    Exited,
+    Dead,
+}
+
+impl Shown {
+    fn of(status: Status, state: &State) -> Self {
+        match status {
+            Status::Created => Self::Created,
+            Status::Running => Self::Running,
+            Status::Exited if state.exit_code.is_none() => Self::Dead,
+            Status::Exited => Self::Exited,
+        }
+    }
 }
 
 impl Filter {
-    fn read(text: &str) -> Result<Self, Error> {
+    fn read(text: &str, store: &Store) -> Result<Self, Error> {
         let bad = |why: &str| {
-            Error::new(format!("--filter {text}: {why}"))
-                .hint("label=NAME, label=NAME=VALUE, name=PART, status=running, ancestor=IMAGE")
+            Error::new(format!("--filter {text}: {why}")).hint(
+                "label=NAME, label=NAME=VALUE, name=PART, id=DIGITS, status=created, running, exited or dead, exited=CODE, \
+                 ancestor=IMAGE",
+            )
         };
         let (key, value) = text.split_once('=').ok_or_else(|| bad("not KEY=VALUE"))?;
         Ok(match (key, value) {
@@ -49,26 +82,59 @@ impl Filter {
                 Some((name, value)) => Self::Label(name.to_owned(), Some(value.to_owned())),
                 None => Self::Label(value.to_owned(), None),
             },
-            ("name", value) => Self::Name(value.to_owned()),
-            ("status", "created") => Self::Status(Status::Created),
-            ("status", "running") => Self::Status(Status::Running),
-            ("status", "exited") => Self::Status(Status::Exited),
+            ("name", value) => {
+                let (start, part) = value.strip_prefix('^').map_or((false, value), |rest| (true, rest));
+                let (part, end) = part.strip_suffix('$').map_or((part, false), |rest| (rest, true));
+                // docker's are said to begin so.
+                Self::Name { start, part: part.strip_prefix('/').unwrap_or(part).to_owned(), end }
+            }
+            ("id", value) => Self::Id(value.to_owned()),
+            ("status", "created") => Self::Status(Shown::Created),
+            ("status", "running") => Self::Status(Shown::Running),
+            ("status", "exited") => Self::Status(Shown::Exited),
+            ("status", "dead") => Self::Status(Shown::Dead),
             ("status", _) => return Err(bad("no such status")),
-            ("ancestor", value) => Self::Image(value.to_owned()),
+            ("exited", code) => Self::Exited(code.parse().map_err(|_| bad("not an exit code"))?),
+            ("ancestor", value) => {
+                Self::Image(value.to_owned(), store.image(value).ok().map(|found| found.image.id().clone()))
+            }
             _ => return Err(bad("no such key")),
         })
     }
 
-    fn passes(&self, container: &Container, status: Status) -> bool {
+    fn passes(&self, container: &Container, shown: Shown, state: &State) -> bool {
         let record = &container.record;
         match self {
             Self::Label(name, None) => record.process.labels.contains_key(name),
             Self::Label(name, Some(value)) => record.process.labels.get(name) == Some(value),
-            Self::Name(part) => record.name.contains(part),
-            Self::Status(wanted) => status == *wanted,
-            Self::Image(name) => record.image_name == *name || record.image_name.split(':').next() == Some(name),
+            Self::Name { start, part, end } => match (start, end) {
+                (true, true) => record.name == *part,
+                (true, false) => record.name.starts_with(part),
+                (false, true) => record.name.ends_with(part),
+                (false, false) => record.name.contains(part),
+            },
+            Self::Id(digits) => record.id.starts_with(digits),
+            Self::Status(wanted) => shown == *wanted,
+            Self::Exited(code) => shown == Shown::Exited && state.exit_code == Some(*code),
+            Self::Image(name, id) => {
+                let called = &record.image_name;
+                id.as_ref() == Some(&record.image) || called == name || called.split(':').next() == Some(name)
+            }
         }
     }
+
+    /// Of those that ask for the same, but labels, one is enough.
+    fn asks(&self) -> std::mem::Discriminant<Self> {
+        std::mem::discriminant(self)
+    }
+}
+
+/// Whether a container is as all of them want it.
+fn passes(filters: &[Filter], container: &Container, shown: Shown, state: &State) -> bool {
+    filters.iter().all(|filter| match filter {
+        Filter::Label(..) => filter.passes(container, shown, state),
+        _ => filters.iter().any(|f| f.asks() == filter.asks() && f.passes(container, shown, state)),
+    })
 }
 
 #[derive(Serialize)]
@@ -85,10 +151,10 @@ struct Row {
 }
 
 pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
-    let filters = args.filter.iter().map(|text| Filter::read(text)).collect::<Result<Vec<_>, _>>()?;
     let store = store.open()?;
+    let filters = args.filter.iter().map(|text| Filter::read(text, &store)).collect::<Result<Vec<_>, _>>()?;
     // Those of a status are asked for whether they run or not.
-    let all = args.all || filters.iter().any(|f| matches!(f, Filter::Status(_)));
+    let all = args.all || filters.iter().any(|f| matches!(f, Filter::Status(_) | Filter::Exited(_)));
     let mut rows = Vec::new();
     for container in store.containers()? {
         let status = match container.status() {
@@ -96,8 +162,10 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
             Err(e) if e.kind() == ErrorKind::NotFound => continue,
             status => status?,
         };
-        if (all || status == Status::Running) && filters.iter().all(|f| f.passes(&container, status)) {
-            rows.push(row(container, status)?);
+        let state = container.state()?;
+        let shown = Shown::of(status, &state);
+        if (all || status == Status::Running) && passes(&filters, &container, shown, &state) {
+            rows.push(row(container, status, state));
         }
     }
     rows.reverse();
@@ -126,10 +194,9 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn row(container: Container, status: Status) -> Result<Row, Error> {
-    let state = container.state()?;
+fn row(container: Container, status: Status, state: State) -> Row {
     let record = container.record;
-    Ok(Row {
+    Row {
         id: record.id,
         name: record.name,
         image: record.image_name,
@@ -138,5 +205,5 @@ fn row(container: Container, status: Status) -> Result<Row, Error> {
         status,
         labels: record.process.labels,
         state,
-    })
+    }
 }

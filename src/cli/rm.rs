@@ -6,7 +6,7 @@ use super::containers::{each, kill};
 use super::error::Error;
 use super::output::print;
 use super::store::StoreArgs;
-use crate::store::{Status, Store};
+use crate::store::{ErrorKind, Status, Store};
 
 /// Remove containers, with all that they wrote
 #[derive(Debug, clap::Args)]
@@ -16,7 +16,7 @@ A container that runs is only removed with --force: it is killed.
 Example:
   onlay rm web")]
 pub(super) struct Args {
-    /// Kill those that run
+    /// Kill those that run; those that are not there are no mistake
     #[arg(short, long)]
     force: bool,
     /// The containers: names, or ids or their first digits
@@ -33,7 +33,14 @@ pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
 }
 
 fn remove(store: &Store, name: &str, force: bool) -> Result<(), Error> {
-    let container = store.container(name)?;
+    let container = match store.container(name) {
+        // What is to be gone is gone.
+        Err(e) if force && e.kind() == ErrorKind::NotFound => {
+            log::warn!("{e}");
+            return Ok(());
+        }
+        found => found?,
+    };
     if force && container.status()? == Status::Running {
         kill(&container)?;
         if container.state()?.remove {

@@ -259,7 +259,7 @@ fn start_extra(
     let mut fds = fds.into_iter();
     let reply = Channel::of(fds.next()?);
     let started = serde_json::from_str(json).map_err(|e| Error::new("exec", e)).and_then(|process: Process| {
-        let entry = plan::entry(&process, spec.mapping.has_setgroups());
+        let entry = plan::entry(&process, spec);
         let origin = Origin { terminal: Terminal::Apart, ..*origin };
         let stdio = fds.collect();
         let start = Start {

@@ -185,7 +185,7 @@ pub fn plan(spec: &Spec) -> Plan {
         namespaces.push("net");
     }
     let command = spec.process.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
-    let entry = entry(&spec.process, spec.mapping.has_setgroups());
+    let entry = entry(&spec.process, spec);
     Plan { namespaces, mapping: spec.mapping.to_string(), steps: steps(spec), entry, command }
 }
 
@@ -240,8 +240,8 @@ fn init_capabilities(process: &Process) -> CapabilitySet {
     process.capabilities | own | filter
 }
 
-/// What a process does on its way to become the command. `setgroups` tells whether setgroups(2) works.
-pub(super) fn entry(process: &Process, setgroups: bool) -> Vec<Step> {
+/// What a process does on its way to become a command in the run of `spec`.
+pub(super) fn entry(process: &Process, spec: &Spec) -> Vec<Step> {
     let mut steps: Vec<_> = process.limits.iter().copied().map(Step::Limit).collect();
     steps.push(Step::ChangeDir(process.workdir.clone().unwrap_or_else(|| PathBuf::from("/"))));
     let seccomp = (process.seccomp != Seccomp::Unconfined).then_some(Step::Seccomp);
@@ -249,10 +249,13 @@ pub(super) fn entry(process: &Process, setgroups: bool) -> Vec<Step> {
         // Now, while we are still allowed to.
         steps.extend(seccomp.clone());
     }
-    steps.push(Step::LimitBounding(process.capabilities));
+    // Which is slow: each capability is a call.
+    if process.capabilities != init_capabilities(&spec.process) {
+        steps.push(Step::LimitBounding(process.capabilities));
+    }
     match &process.user {
         Some(user) => steps.push(Step::SetUser(user.clone())),
-        None if setgroups => steps.push(Step::DropGroups),
+        None if spec.mapping.has_setgroups() => steps.push(Step::DropGroups),
         None => {}
     }
     steps.push(Step::LimitCapabilities(process.capabilities));

@@ -40,10 +40,13 @@ fn labels_are_kept_and_found(cx: &mut Ctx) -> Result<()> {
         let list: Vec<Value> = serde_json::from_str(&b.says(&args)?)?;
         Ok(list.iter().filter_map(|row| row["name"].as_str()).collect::<Vec<_>>().join(" "))
     };
+    let base = b.says(&["images", "-q", "base:1"])?;
     for (filters, want) in [
         (&["label=team"][..], "web job"), (&["label=team=web"], "job"), (&["label=bare", "label=x=2"], ""),
         (&["name=we"], "web"), (&["status=exited"], "job"), (&["status=created", "label=team"], "web"),
-        (&["ancestor=labelled"], "job"), (&["ancestor=base:1"], "web"),
+        (&["ancestor=labelled"], "job"), (&["ancestor=base:1"], "web"), (&[&*format!("ancestor={base}")], "web"),
+        (&["name=^web$"], "web"), (&["name=^eb"], ""), (&["name=eb$"], "web"), (&["exited=0"], "job"), (&["exited=1"], ""),
+        (&["status=exited", "status=created"], "web job"), (&["name=web", "name=job", "label=x"], "job"), (&["status=dead"], ""),
     ] {
         same!((filters, names(filters)?), (filters, want.to_owned()));
     }

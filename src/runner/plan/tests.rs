@@ -51,7 +51,7 @@ fn who_may_mount_may_also_execute_from_anywhere() {
 #[test]
 fn without_no_new_privs_the_filter_comes_while_it_may() {
     let process = Process { no_new_privs: false, user: Some("web".into()), ..Process::new(vec!["true".into()]) };
-    let entry = entry(&process, true);
+    let entry = entry(&process, &Spec { process: process.clone(), ..spec() });
     let at = |step: Step| entry.iter().position(|s| *s == step).unwrap();
     assert!(at(Step::Seccomp) < at(Step::LimitBounding(KEPT_CAPABILITIES)));
     assert!(at(Step::LimitBounding(KEPT_CAPABILITIES)) < at(Step::SetUser("web".into())));
@@ -60,6 +60,18 @@ fn without_no_new_privs_the_filter_comes_while_it_may() {
     let may = |process| plan(&Spec::new(process, Mapping::of_caller().unwrap(), "/base".into()));
     assert!(!may(process).steps().contains(&Step::IgnoreSetId));
     assert!(may(Process::new(vec!["true".into()])).steps().contains(&Step::IgnoreSetId));
+}
+
+#[test]
+fn who_has_what_init_has_gives_nothing_up_again() {
+    let limits = |capabilities| {
+        let process = Process { capabilities, ..Process::new(vec!["true".into()]) };
+        plan(&Spec { process, ..spec() }).entry().iter().any(|s| matches!(s, Step::LimitBounding(_)))
+    };
+    assert!(!limits(KEPT_CAPABILITIES) && limits(CapabilitySet::empty()));
+    // Whatever the first command has.
+    let less = Process { capabilities: CapabilitySet::CHOWN, ..Process::new(vec!["true".into()]) };
+    assert!(entry(&less, &spec()).contains(&Step::LimitBounding(CapabilitySet::CHOWN)));
 }
 
 #[test]
