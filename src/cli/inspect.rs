@@ -33,11 +33,23 @@ enum Format {
 
 pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     let store = store.open()?;
-    let found: Vec<Value> = args.names.iter().map(|name| inspect(&store, name)).collect::<Result<_, _>>()?;
-    match args.format {
-        Format::Json => print_json(&found)?,
+    let (mut found, mut failed): (Vec<Value>, Option<Error>) = (Vec::new(), None);
+    for name in &args.names {
+        match inspect(&store, name) {
+            Ok(value) => found.push(value),
+            Err(e) => {
+                if let Some(first) = failed.replace(e) {
+                    first.report();
+                }
+            }
+        }
     }
-    Ok(ExitCode::SUCCESS)
+    if !found.is_empty() || failed.is_none() {
+        match args.format {
+            Format::Json => print_json(&found)?,
+        }
+    }
+    failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 fn inspect(store: &Store, name: &str) -> Result<Value, Error> {

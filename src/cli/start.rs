@@ -63,6 +63,8 @@ pub(super) struct RestartArgs {
 pub(super) fn run_restart(args: &RestartArgs, store: &StoreArgs) -> Result<ExitCode, Error> {
     let store = store.open()?;
     each(&args.containers, |name| {
+        // Else one that another has started again would be taken for one that does not end.
+        let _turn = store.container(name)?.in_turn()?;
         stop_one(&store, name, &args.manner)?;
         start_one(&store, name)
     })

@@ -22,9 +22,17 @@ pub(super) struct StopArgs {
 
 pub(super) fn run_stop(args: &StopArgs, store: &StoreArgs) -> Result<ExitCode, Error> {
     let store = store.open()?;
+    // Side by side: each may take as long as it was given.
+    let mut stopped = std::thread::scope(|scope| {
+        let store = &store;
+        let all: Vec<_> =
+            (args.containers.iter()).map(|name| scope.spawn(move || stop_one(store, name, &args.manner))).collect();
+        let died = || Err(Error::new("a thread panicked; please report it"));
+        all.into_iter().map(|thread| thread.join().unwrap_or_else(|_| died())).collect::<Vec<_>>().into_iter()
+    });
     each(&args.containers, |name| {
         // One that has ended already is as it should be.
-        stop_one(&store, name, &args.manner)?;
+        stopped.next().unwrap_or(Ok(()))?;
         print(format!("{name}\n").as_bytes())
     })
 }

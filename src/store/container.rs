@@ -17,7 +17,7 @@ use oci_spec::image::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::files::{Draft, random_id, read_json, rename_new, to_json, write_over};
-use super::lock::{open, try_lock};
+use super::lock::{Lock, open, try_lock};
 use super::{Error, ErrorKind, Result, Store};
 use crate::vocab::dialect::{IMPLIED, Prefix};
 
@@ -157,6 +157,10 @@ pub struct Container {
 #[derive(Debug)]
 pub struct Running(#[expect(dead_code, reason = "held, never read")] File);
 
+/// The turn of whoever does something with a container in several steps.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "held, never read")] Lock);
+
 impl Container {
     /// The writable layer.
     pub fn upper(&self) -> PathBuf {
@@ -233,6 +237,14 @@ impl Container {
         }
         Err(Error::new(ErrorKind::InUse, format_args!("container {} is running or in use", self.record.name))
             .with_hint("wait until it has ended, or end it: onlay stop"))
+    }
+
+    /// Waits for those who do something with the container in several steps, and keeps them waiting until it is dropped.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn in_turn(&self) -> Result<Turn> {
+        Ok(Turn(Lock::exclusive(&self.dir)?))
     }
 
     fn lock_path(&self) -> PathBuf {

@@ -51,9 +51,8 @@ impl Store {
     /// An image or a container can't be read: then nothing is removed. The disk's.
     pub fn sweep(&self, wait: bool) -> Result<Option<Freed>> {
         let Some(_alone) = self.sweeping(wait)? else { return Ok(None) };
-        self.sweep_containers()?;
+        let mut freed = Freed { leftovers: self.sweep_containers()?, ..Freed::default() };
         let live = self.mark()?;
-        let mut freed = Freed::default();
         for id in self.all_layers()? {
             self.sweep_layer(&id, &live, &mut freed)?;
         }
@@ -69,8 +68,9 @@ impl Store {
     }
 
     /// Containers that were to go when they ended, and whose end nobody has seen. What a crash has left of them may be
-    /// unreadable.
-    fn sweep_containers(&self) -> Result<()> {
+    /// unreadable. How many there were.
+    fn sweep_containers(&self) -> Result<u64> {
+        let mut gone = 0;
         let dir = self.path("containers");
         for entry in fs::read_dir(&dir).map_err(Error::at("read", &dir))? {
             let dir = entry.map_err(Error::at("read", &dir))?.path();
@@ -80,9 +80,10 @@ impl Store {
                 || read_json::<State>(&dir.join("state.json")).is_ok_and(|state| state.remove);
             if goes && try_lock(&open(&lock)?, &lock)? {
                 self.remove_tree(&dir)?;
+                gone += 1;
             }
         }
-        Ok(())
+        Ok(gone)
     }
 
     pub(super) fn mark(&self) -> Result<Live> {

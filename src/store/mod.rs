@@ -58,7 +58,7 @@ pub use blobs::BlobWriter;
 pub use change::Change;
 pub use commit::Commit;
 pub use compose::{NewLayer, history, layer_type};
-pub use container::{Container, NewContainer, Process, Record, Running, State, Status};
+pub use container::{Container, NewContainer, Process, Record, Running, State, Status, Turn};
 pub use either::Either;
 pub use error::{Error, ErrorKind, Result};
 pub use files::to_json;

@@ -19,7 +19,7 @@ cases!("containers":
     each_is_ended_as_it_wants.onlay().by(ALL), images_are_fetched_as_told.onlay().by(ALL),
     left_by_keys.onlay().by(ALL), nothing_passes_to_the_next.onlay().by(ALL),
     standard_outputs_are_the_users.onlay().by(ALL), names_of_the_host.onlay().by(ALL),
-    a_terminal_needs_one.onlay().by(ALL),
+    a_terminal_needs_one.onlay().by(ALL), many_are_stopped_and_started_at_once.onlay().by(ALL),
 );
 
 fn labels_are_kept_and_found(cx: &mut Ctx) -> Result<()> {
@@ -185,6 +185,27 @@ fn a_terminal_needs_one(cx: &mut Ctx) -> Result<()> {
         is_clear(&out, "not a terminal")?;
         same!(out.code, 1);
     }
+    Ok(())
+}
+
+fn many_are_stopped_and_started_at_once(cx: &mut Ctx) -> Result<()> {
+    let b = Shelf::new(cx)?;
+    // It does not listen to TERM.
+    b.says(&["run", "-d", "--name", "web", "base:1", "sleep", "100"])?;
+    b.says(&["run", "-d", "--name", "job", "base:1", "sleep", "100"])?;
+    std::thread::scope(|scope| -> Result<()> {
+        let all: Vec<_> =
+            (0..6).map(|_| scope.spawn(|| b.says(&["restart", "-t", "0", "web"]))).collect();
+        for one in all {
+            same!(one.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??, "web");
+        }
+        Ok(())
+    })?;
+    same!(b.says(&["exec", "web", "true"])?, "");
+    same!(b.says(&["stop", "-t", "1", "web", "job"])?, "web\njob");
+    let out = b.call(&["inspect", "web", "nosuch"])?;
+    holds!(out.code != 0 && out.stdout.contains("\"web\"") && out.stderr.contains("nosuch"), "{out:?}");
+    b.says(&["rm", "-f", "nosuch"])?;
     Ok(())
 }
 
