@@ -155,7 +155,16 @@ pub struct Container {
 
 /// The container is this process's (and its children's) until the last copy of the descriptor is closed.
 #[derive(Debug)]
-pub struct Running(#[expect(dead_code, reason = "held, never read")] File);
+pub struct Running(File);
+
+impl Running {
+    /// Nobody has it any more, whatever children have of the descriptor.
+    pub(super) fn release(self) {
+        if let Err(e) = self.0.unlock() {
+            log::debug!("unlock: {e}");
+        }
+    }
+}
 
 /// The turn of whoever does something with a container in several steps.
 #[derive(Debug)]

@@ -110,7 +110,7 @@ impl Store {
         // Where another was faster it is not empty, and this one is not needed.
         match leave(container.dir(), &self.spare()) {
             Ok(true) => {
-                drop(running);
+                running.release();
                 Ok(())
             }
             _ => self.remove_container(container, running),

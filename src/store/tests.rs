@@ -199,7 +199,12 @@ fn what_nothing_needs_goes_and_all_else_stays() {
     let held = store.hold_layers(&store.layers(&[of(b"b")]).unwrap()).unwrap();
     assert_eq!(store.sweep(true).unwrap().unwrap().layers, 0);
     drop(held);
-    let freed = store.sweep(true).unwrap().unwrap();
+    // A child that another test is about to start may have what was held, until it executes something.
+    let sweeps = (0..200).map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        store.sweep(true).unwrap().unwrap()
+    });
+    let freed = sweeps.into_iter().find(|freed| freed.layers > 0).unwrap();
     assert_eq!((freed.layers, freed.layer_bytes), (1, 1));
     assert!(store.layer(&of(b"b")).unwrap().is_none() && !store.path("tmp/left").exists());
     assert!(store.read_image(b.digest()).is_err());
