@@ -8,9 +8,7 @@ use super::node::{Below, Node, UpperAt};
 use super::stack::Marks;
 use super::{Attr, Caller, Overlay};
 use crate::layer::{Handle, Rename};
-use crate::vocab::{Errno, Kind, Result, Stat};
-
-const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+use crate::vocab::{Errno, Kind, Result, Stat, acl};
 
 /// What is to be made.
 pub(super) struct New<'a> {
@@ -247,8 +245,8 @@ impl Overlay {
             Some(nest) => {
                 work.mkdir(nest, 0o700)?;
                 let inside = work.open_dir(nest)?;
-                if let Some(acl) = dir.getxattr(b"", DEFAULT_ACL)? {
-                    inside.setxattr(b"", DEFAULT_ACL, &acl, 0)?;
+                if let Some(acl) = dir.getxattr(b"", acl::DEFAULT)? {
+                    inside.setxattr(b"", acl::DEFAULT, &acl, 0)?;
                 }
                 inside
             }

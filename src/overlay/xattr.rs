@@ -12,8 +12,6 @@ use crate::vocab::acl;
 use crate::vocab::dialect::STORED_STATS;
 use crate::vocab::{Errno, Kind, Result};
 
-const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
-
 impl Overlay {
     /// getxattr(2).
     ///
@@ -55,7 +53,7 @@ impl Overlay {
         let mapped = if acl::is_acl(name) { Some(self.stored_acl(value)?) } else { None };
         let value = mapped.as_deref().unwrap_or(value);
         self.with_upper(&node, |dir, at| dir.setxattr(at, &stored, value, flags))?;
-        if name == DEFAULT_ACL {
+        if name == acl::DEFAULT {
             node.set_default_acl(None);
         }
         Ok(())
@@ -69,11 +67,15 @@ impl Overlay {
         let node = self.node(ino)?;
         self.tree()?;
         // Nothing is copied up for the sake of an attribute that is not there.
-        self.getxattr(ino, name)?;
+        match self.getxattr(ino, name) {
+            // An ACL that says no more than the mode is none: it can always be removed (acl(5)).
+            Err(Errno::NODATA) if acl::is_acl(name) => return Ok(()),
+            found => drop(found?),
+        }
         self.copy_up(&node, Want::Metadata)?;
         let stored = self.prefix.escape(name);
         self.with_upper(&node, |dir, at| dir.removexattr(at, &stored))?;
-        if name == DEFAULT_ACL {
+        if name == acl::DEFAULT {
             node.set_default_acl(None);
         }
         Ok(())
@@ -165,7 +167,7 @@ impl Overlay {
         if let Some(known) = dir.default_acl() {
             return Ok(known);
         }
-        let has = self.with_top(dir, |h, at| h.getxattr(at, DEFAULT_ACL))?.is_some();
+        let has = self.with_top(dir, |h, at| h.getxattr(at, acl::DEFAULT))?.is_some();
         dir.set_default_acl(Some(has));
         Ok(has)
     }

@@ -14,6 +14,9 @@ const USER: u16 = 0x02;
 /// The entry is for the group with this id.
 const GROUP: u16 = 0x08;
 
+/// The attribute of a directory whose entries begin with that ACL (acl(5)).
+pub const DEFAULT: &[u8] = b"system.posix_acl_default";
+
 /// Whether this attribute is an ACL.
 pub fn is_acl(attr: &[u8]) -> bool {
     attr.starts_with(b"system.posix_acl_")

@@ -9,7 +9,19 @@ use crate::ctx::{Ctx, Out};
 use crate::sys::as_ids;
 use crate::tree::{Tree, cases, fails, same};
 
-cases!("acl": grants.privileged(), default_is_inherited, default_beats_umask, default_of_o_tmpfile, survives_copy_up, chmod_sets_mask);
+cases!("acl": grants.privileged(), default_is_inherited, default_beats_umask, default_of_o_tmpfile, survives_copy_up, chmod_sets_mask,
+    none_can_be_removed);
+
+fn none_can_be_removed(cx: &mut Ctx) -> Result<()> {
+    cx.lower()?.file("f", "")?.dir("d")?;
+    let m = cx.mount()?;
+    m.file("new", "")?;
+    for name in ["f", "d", "new"] {
+        rustix::fs::removexattr(m.p(name), "system.posix_acl_access")?;
+    }
+    rustix::fs::removexattr(m.p("d"), "system.posix_acl_default")?;
+    Ok(())
+}
 
 fn setfacl(m: &Tree, spec: &[&str], name: &str) -> Result<()> {
     Out::of(Command::new("setfacl").args(spec).arg(m.p(name)))?.ok().map(drop)

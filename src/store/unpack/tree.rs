@@ -11,10 +11,7 @@ use super::{Limits, Options, Owners};
 use crate::layer::{File, Handle};
 use crate::vocab::dialect::{self, FUSE_OVERLAYFS_OPAQUE, LABEL, Prefix, STORED_STAT, STORED_STATS};
 use crate::vocab::owner::StoredStat;
-use crate::vocab::{Errno, Kind, SetTime, Timestamp};
-
-/// Default ACLs change what is made in their directory: they come when all is made.
-const DEFAULT_ACL: &[u8] = b"system.posix_acl_default";
+use crate::vocab::{Errno, Kind, SetTime, Timestamp, acl};
 
 /// Directories held open at once; deeper ones are opened anew from there.
 const MAX_OPEN: usize = 64;
@@ -524,7 +521,8 @@ impl<'a> Tree<'a> {
     fn xattrs(&mut self, dir: &Handle, name: &[u8], entry: &Entry) -> Result<Option<Vec<u8>>, Error> {
         let mut default_acl = None;
         for (attr, value) in &entry.xattrs {
-            if attr == DEFAULT_ACL {
+            // It changes what is made in the directory: it comes when all is made.
+            if attr == acl::DEFAULT {
                 default_acl = Some(value.clone());
             } else if is_private(attr) {
                 self.skip(attr);
@@ -570,7 +568,7 @@ impl<'a> Tree<'a> {
     fn last_touch(&mut self, path: &[&[u8]], last: &Last) -> Result<(), Error> {
         let dir = self.dir(path)?;
         if let Some(acl) = &last.default_acl {
-            self.xattr(&dir, b"", DEFAULT_ACL, acl)?;
+            self.xattr(&dir, b"", acl::DEFAULT, acl)?;
         }
         if let Some((atime, mtime)) = last.times {
             dir.utimens(b"", SetTime::To(atime), SetTime::To(mtime)).map_err(Error::write("set its times"))?;
