@@ -34,6 +34,9 @@ const FS_IOC_GETFLAGS: u32 = 0x8008_6601;
 /// The reply to copy_file_range counts in 32 bits; whoever wants more asks again.
 const MAX_COPY: u64 = 1 << 30;
 
+/// Somebody else than the owner may write: the group (or whom an ACL names), others.
+const OTHERS_WRITE: u32 = 0o022;
+
 /// Bytes in one WRITE, and in one READ; the kernel's limit for one request.
 pub(super) const MAX_WRITE: u32 = 1 << 20;
 
@@ -362,8 +365,11 @@ impl Ops {
             let left = if now.stat.kind == Kind::File { set_id::without(now.stat.mode) } else { None };
             match left {
                 Some(_) if !nothing && may_keep() => {}
-                // chown(2) to nobody: the kernel leaves the bits to us, and has not asked whose the file is.
-                Some(_) if nothing && uid != 0 && uid != now.stat.uid => return Err(Errno::PERM),
+                // Before a write, or chown(2) to nobody: the kernel leaves the bits to us, and has not asked whose the file is.
+                // Who may write may also take them so; who certainly may not only calls chown.
+                Some(_) if nothing && ![0, now.stat.uid].contains(&uid) && now.stat.mode & OTHERS_WRITE == 0 => {
+                    return Err(Errno::PERM);
+                }
                 Some(mode) => set.mode = Some(mode),
                 None if nothing => return self.told(now),
                 None => {}
