@@ -1,10 +1,11 @@
 //! What the verbs about running containers share.
 
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use super::error::Error;
+use super::error::{self, Error};
 use crate::runner;
 use crate::store::{Container, ErrorKind, Status, Store};
 
@@ -111,20 +112,10 @@ pub(super) fn signal_named(word: &str) -> Option<Signal> {
     }
 }
 
-/// Does the same to each container; goes on after a failure, which is returned. Control groups of those that were killed with
-/// all that would have removed them go as well.
-pub(super) fn each(
-    names: &[String],
-    mut act: impl FnMut(&str) -> Result<(), Error>,
-) -> Result<std::process::ExitCode, Error> {
-    let mut failed: Option<Error> = None;
-    for name in names {
-        if let Err(e) = act(name)
-            && let Some(first) = failed.replace(e)
-        {
-            first.report();
-        }
-    }
+/// Does the same to [each](error::each) container. Control groups of those that were killed with all that would have removed
+/// them go as well.
+pub(super) fn each(names: &[String], act: impl FnMut(&str) -> Result<(), Error>) -> Result<ExitCode, Error> {
+    let done = error::each(names, act);
     runner::remove_left_groups();
-    failed.map_or(Ok(std::process::ExitCode::SUCCESS), Err)
+    done
 }

@@ -100,6 +100,19 @@ fn line(words: std::fmt::Arguments<'_>) {
     writeln!(anstream::stderr(), "{words}").ok();
 }
 
+/// Does the same to each; goes on after a failure. All failures but the last one are reported, that one is returned.
+pub(super) fn each(names: &[String], mut act: impl FnMut(&str) -> Result<(), Error>) -> Result<ExitCode, Error> {
+    let mut failed: Option<Error> = None;
+    for name in names {
+        if let Err(e) = act(name)
+            && let Some(first) = failed.replace(e)
+        {
+            first.report();
+        }
+    }
+    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
 impl std::fmt::Display for Error {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.message)

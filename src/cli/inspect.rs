@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::error::Error;
+use super::error::{Error, each};
 use super::store::{StoreArgs, print_json};
 use crate::store::{Container, Either, Store, familiar_name};
 
@@ -33,23 +33,17 @@ enum Format {
 
 pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     let store = store.open()?;
-    let (mut found, mut failed): (Vec<Value>, Option<Error>) = (Vec::new(), None);
-    for name in &args.names {
-        match inspect(&store, name) {
-            Ok(value) => found.push(value),
-            Err(e) => {
-                if let Some(first) = failed.replace(e) {
-                    first.report();
-                }
-            }
-        }
-    }
-    if !found.is_empty() || failed.is_none() {
+    let mut found: Vec<Value> = Vec::new();
+    let done = each(&args.names, |name| {
+        found.push(inspect(&store, name)?);
+        Ok(())
+    });
+    if !found.is_empty() || done.is_ok() {
         match args.format {
             Format::Json => print_json(&found)?,
         }
     }
-    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+    done
 }
 
 fn inspect(store: &Store, name: &str) -> Result<Value, Error> {

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use super::error::Error;
-use super::output::print;
-use super::store::StoreArgs;
 use oci_spec::image::Digest;
 
+use super::error::{Error, each};
+use super::output::print;
+use super::store::StoreArgs;
 use crate::store::{self, ErrorKind, Store, familiar_name, parse_name};
 use crate::vocab::digest::short;
 
@@ -29,22 +29,12 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, store: &StoreArgs) -> Result<ExitCode, Error> {
     let (store, _) = store.open_files()?;
-    let mut failed = None;
-    for name in &args.images {
-        match remove(&store, name, args.force) {
-            Ok(told) => print(told.as_bytes())?,
-            Err(e) => {
-                if let Some(first) = failed.replace(e) {
-                    first.report();
-                }
-            }
-        }
-    }
+    let done = each(&args.images, |name| print(remove(&store, name, args.force)?.as_bytes()));
     // Somebody who adds keeps this away; then the next one does it.
     if store.sweep(false)?.is_none() {
         log::info!("another command is adding something: onlay gc frees the space later");
     }
-    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+    done
 }
 
 fn remove(store: &Store, name: &str, force: bool) -> Result<String, Error> {
