@@ -174,9 +174,7 @@ impl Store {
     /// # Errors
     /// The index can't be read.
     pub fn manifest_named(&self, reference: &Reference) -> Result<Option<Digest>> {
-        let wanted = reference.whole();
-        let found = self.known()?.into_iter().find(|(_, names)| names.iter().any(|n| n.whole() == wanted));
-        Ok(found.map(|(manifest, _)| manifest))
+        Ok(named(&self.known()?, reference).cloned())
     }
 
     /// All images, with their names. One that can't be read is told about and left out.
@@ -201,14 +199,14 @@ impl Store {
     pub fn image(&self, name: &str) -> Result<Found> {
         // A name is looked up without reading all images.
         if let Ok(reference) = parse_name(name) {
-            if let Some(manifest) = self.manifest_named(&reference)? {
-                return Ok(Found { image: self.read_image(&manifest)?, reference: Some(reference) });
+            let known = self.known()?;
+            if let Some(manifest) = named(&known, &reference) {
+                return Ok(Found { image: self.read_image(manifest)?, reference: Some(reference) });
             }
-            let mut known = self.known()?.into_iter().map(|(manifest, _)| manifest);
             if let Some(digest) = reference.digest()
-                && let Some(manifest) = known.find(|manifest| manifest.as_ref() == digest)
+                && let Some((manifest, _)) = known.iter().find(|(manifest, _)| manifest.as_ref() == digest)
             {
-                return Ok(Found { image: self.read_image(&manifest)?, reference: None });
+                return Ok(Found { image: self.read_image(manifest)?, reference: None });
             }
         }
         let hex = name.strip_prefix("sha256:").unwrap_or(name);
@@ -230,6 +228,13 @@ impl Store {
                 .with_hint("give more digits of the id: onlay images")),
         }
     }
+}
+
+/// The manifest of those known that has this name.
+fn named<'a>(known: &'a [(Digest, Vec<Reference>)], reference: &Reference) -> Option<&'a Digest> {
+    let wanted = reference.whole();
+    let found = known.iter().find(|(_, names)| names.iter().any(|n| n.whole() == wanted));
+    found.map(|(manifest, _)| manifest)
 }
 
 /// What had the name loses it; an image keeps one entry.
