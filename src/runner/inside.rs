@@ -244,23 +244,21 @@ impl Roots {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(()),
             found => found?,
         };
-        let cover = if file_type(&target)? == FileType::Directory {
-            let strict = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-            // One for all: a file system of its own takes longer to make and to take away than all else here.
-            match self.cover.get() {
-                Some(cover) => copy_of_mount(cover)?,
-                None => {
-                    let size = [("mode", "555"), ("size", "4k")];
-                    let cover = filesystem("tmpfs", &size, strict | MountAttrFlags::MOUNT_ATTR_RDONLY)?;
-                    attach_to(&cover, &target)?;
-                    self.cover.get_or_init(|| cover);
-                    return Ok(());
-                }
+        if file_type(&target)? != FileType::Directory {
+            return Ok(attach_to(&self.device("null")?, &target)?);
+        }
+        // One for all: a file system of its own takes longer to make and to take away than all else here.
+        let cover = match self.cover.get() {
+            Some(cover) => copy_of_mount(cover, false)?,
+            None => {
+                let strict = MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+                let size = [("mode", "555"), ("size", "4k")];
+                filesystem("tmpfs", &size, strict | MountAttrFlags::MOUNT_ATTR_RDONLY)?
             }
-        } else {
-            self.device("null")?
         };
-        Ok(attach_to(&cover, &target)?)
+        attach_to(&cover, &target)?;
+        self.cover.get_or_init(|| cover);
+        Ok(())
     }
 
     fn read_only(&self, path: &Path) -> Done {
@@ -268,8 +266,7 @@ impl Roots {
             Err(Errno::NOENT) => return Ok(()),
             found => found?,
         };
-        let tree = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let mount = open_tree(&target, "", tree | OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE)?;
+        let mount = copy_of_mount(&target, true)?;
         make_read_only(mount.as_fd(), true)?;
         Ok(attach_to(&mount, &target)?)
     }
@@ -363,16 +360,14 @@ pub(super) fn filesystem(kind: &str, options: &[(&str, &str)], attributes: Mount
 
 /// A bind mount of `path` below `root`, not attached anywhere yet.
 fn clone_of(root: &OwnedFd, path: &str, recursive: bool) -> Result<OwnedFd, Errno> {
-    let source = resolve(root, Path::new(path), OFlags::PATH, Mode::empty())?;
-    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
-    open_tree(&source, "", flags)
+    copy_of_mount(&resolve(root, Path::new(path), OFlags::PATH, Mode::empty())?, recursive)
 }
 
-/// A bind mount of a mount that has a place (older kernels take no other), not attached anywhere yet.
-fn copy_of_mount(mount: &OwnedFd) -> Result<OwnedFd, Errno> {
-    let tree = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-    open_tree(mount, "", tree | OpenTreeFlags::AT_EMPTY_PATH)
+/// A bind mount of what is in a mount that has a place (older kernels take no other), not attached anywhere yet.
+fn copy_of_mount(source: &OwnedFd, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    flags.set(OpenTreeFlags::AT_RECURSIVE, recursive);
+    open_tree(source, "", flags)
 }
 
 pub(super) fn attach_to(mount: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
