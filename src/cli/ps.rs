@@ -34,12 +34,8 @@ pub(super) struct Args {
 #[derive(Debug)]
 enum Filter {
     Label(String, Option<String>),
-    /// A part of its name, perhaps at the beginning or the end.
-    Name {
-        start: bool,
-        part: String,
-        end: bool,
-    },
+    /// A part of its name between ^ and $, which no name has.
+    Name(String),
     Id(String),
     Status(Shown),
     Exited(i32),
@@ -82,12 +78,11 @@ impl Filter {
                 Some((name, value)) => Self::Label(name.to_owned(), Some(value.to_owned())),
                 None => Self::Label(value.to_owned(), None),
             },
-            ("name", value) => {
-                let (start, part) = value.strip_prefix('^').map_or((false, value), |rest| (true, rest));
-                let (part, end) = part.strip_suffix('$').map_or((part, false), |rest| (rest, true));
-                // docker's are said to begin so.
-                Self::Name { start, part: part.strip_prefix('/').unwrap_or(part).to_owned(), end }
-            }
+            // docker's are said to begin with a slash.
+            ("name", value) => Self::Name(match value.strip_prefix("^/") {
+                Some(rest) => format!("^{rest}"),
+                None => value.strip_prefix('/').unwrap_or(value).to_owned(),
+            }),
             ("id", value) => Self::Id(value.to_owned()),
             ("status", "created") => Self::Status(Shown::Created),
             ("status", "running") => Self::Status(Shown::Running),
@@ -107,12 +102,7 @@ impl Filter {
         match self {
             Self::Label(name, None) => record.process.labels.contains_key(name),
             Self::Label(name, Some(value)) => record.process.labels.get(name) == Some(value),
-            Self::Name { start, part, end } => match (start, end) {
-                (true, true) => record.name == *part,
-                (true, false) => record.name.starts_with(part),
-                (false, true) => record.name.ends_with(part),
-                (false, false) => record.name.contains(part),
-            },
+            Self::Name(part) => format!("^{}$", record.name).contains(part),
             Self::Id(digits) => record.id.starts_with(digits),
             Self::Status(wanted) => shown == *wanted,
             Self::Exited(code) => shown == Shown::Exited && state.exit_code == Some(*code),
