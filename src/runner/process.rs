@@ -71,6 +71,9 @@ fn set_limit(Limit { name, soft, hard }: Limit) -> Result<(), Failure> {
     setrlimit(name.resource(), Rlimit { current: soft, maximum: hard }).map_err(|e| Failure::from(e).hinted(hint))
 }
 
+/// Of linux/magic.h.
+const PIPEFS_MAGIC: u32 = 0x5049_5045;
+
 /// Who opens `/dev/stdout` opens the pipe or terminal again, and so must own it. What else the caller has given stays whose
 /// it is.
 fn hand_over_stdio(uid: u32, own_terminal: bool) {
@@ -78,7 +81,8 @@ fn hand_over_stdio(uid: u32, own_terminal: bool) {
     for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
         let kind = rustix::fs::fstat(fd).map(|st| rustix::fs::FileType::from_raw_mode(st.st_mode));
         let ours = match kind {
-            Ok(rustix::fs::FileType::Fifo) => true,
+            // One with a name on a disk is somebody's.
+            Ok(rustix::fs::FileType::Fifo) => rustix::fs::fstatfs(fd).is_ok_and(|on| on.f_type as u32 == PIPEFS_MAGIC),
             Ok(rustix::fs::FileType::CharacterDevice) => own_terminal,
             _ => false,
         };

@@ -68,6 +68,7 @@ const CASES: &[Case] = &[
     ("ipc_of_the_machine_is_invisible", escape::ipc_of_the_machine_is_invisible),
     ("volumes_stay_inside", escape::volumes_stay_inside),
     ("users_are_the_views", flags::users_are_the_views),
+    ("what_the_caller_gave_stays_whose_it_is", flags::what_the_caller_gave_stays_whose_it_is),
     ("volumes_are_shown", flags::volumes_are_shown),
     ("set_id_bits_of_the_view_are_not_looked_at", flags::set_id_bits_of_the_view_are_not_looked_at),
     ("a_read_only_view", flags::a_read_only_view),

@@ -1,6 +1,6 @@
 //! Who the command is, what it finds mounted, what it may use up, its terminal.
 
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use super::session::Session;
 use super::{Place, code, line, text};
@@ -25,6 +25,19 @@ pub(super) fn users_are_the_views(p: &Place) {
     let out = p.run(&["--user=nobody"], &["true"]);
     assert_eq!(code(&out), 125);
     assert!(text(&out.stderr).starts_with("onlay: user nobody: not in the view's /etc/passwd\nhint: "), "{out:?}");
+}
+
+pub(super) fn what_the_caller_gave_stays_whose_it_is(p: &Place) {
+    use std::os::unix::fs::MetadataExt;
+    let fifo = p.dir("given").join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let opened = std::fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    let before = opened.metadata().map(|m| (m.uid(), m.gid())).unwrap();
+    // Where there is but one id, nobody else can be asked for.
+    let user = if p.is_norange() { "--user=root" } else { "--user=web" };
+    let mut c = p.command("plain", &[user], &["true"]);
+    assert!(c.stdin(Stdio::null()).stdout(opened.try_clone().unwrap()).status().unwrap().success());
+    assert_eq!(opened.metadata().map(|m| (m.uid(), m.gid())).unwrap(), before);
 }
 
 pub(super) fn volumes_are_shown(p: &Place) {
